@@ -1,0 +1,142 @@
+"""What every encoder is, and what it returns."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from unmask.masking import Mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What an encoder returns.
+
+    Attributes:
+        patches: [B, N, D], after the final norm, in raster order of the encoder's `feature_grid`; of `Encoder.visible`
+            [B, V, D], only the visible ones.
+        cls: [B, D], the class token after the final norm; None if the encoder has none.
+        taps: raw states asked for with `take`, in that order; of a ViT the output of a block with all prefix tokens
+            [B, prefix + N, D], of a Swin the output of a stage [B, h * w, C].
+        pyramid: maps from fine to coarse, [B, C, h, w] each; empty for encoders of one scale.
+    """
+
+    patches: Float[Tensor, "B N D"]
+    cls: Float[Tensor, "B D"] | None = None
+    taps: tuple[Tensor, ...] = ()
+    pyramid: tuple[Float[Tensor, "B C h w"], ...] = ()
+
+    def pooled(self, pool: str) -> Float[Tensor, "B D"]:
+        """One vector an image: "mean" over the patches, or "cls", the class token."""
+        if pool == "mean":
+            return self.patches.mean(1)
+        if pool == "cls" and self.cls is not None:
+            return self.cls
+        raise ValueError(f"cannot pool by {pool!r}: possible are 'mean'" + (" and 'cls'" if self.cls is not None else ""))
+
+
+class Encoder(nn.Module, ABC):
+    """A backbone that sees every patch; hidden ones are replaced by a token.
+
+    Attributes:
+        model: the backbone itself, an ordinary timm model; its state_dict is what is exported.
+        architecture: what rebuilds it, `timm.create_model(**architecture)`; plain data.
+        image_size: height and width in pixels.
+        channels: of the input images.
+        patch_size: pixels along the side of a patch, the smallest thing that can be hidden.
+        grid: rows and columns of patches; masks live on it.
+        stride: pixels along the side of an output feature (a ViT's patch size; 32 for Swin).
+        dim: width of the output features.
+        token_dim: width of a patch embedding, where hidden patches are replaced.
+        depth: number of blocks (ViT) or stages (Swin) that `take` can name.
+        checkpointing: recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        architecture: dict[str, Any],
+        image_size: tuple[int, int],
+        channels: int,
+        patch_size: int,
+        stride: int,
+        dim: int,
+        token_dim: int,
+        depth: int,
+    ) -> None:
+        super().__init__()
+        if image_size[0] % stride or image_size[1] % stride:
+            raise ValueError(
+                f"images of {image_size[0]} x {image_size[1]} pixels: this encoder needs multiples of {stride}, "
+                f"for instance {max(1, round(image_size[0] / stride)) * stride} x "
+                f"{max(1, round(image_size[1] / stride)) * stride}"
+            )
+        self.model = model
+        self.architecture = architecture
+        self.image_size = image_size
+        self.channels = channels
+        self.patch_size = patch_size
+        self.grid = image_size[0] // patch_size, image_size[1] // patch_size
+        self.stride = stride
+        self.dim = dim
+        self.token_dim = token_dim
+        self.depth = depth
+        self.checkpointing = False
+
+    @property
+    def feature_grid(self) -> tuple[int, int]:
+        """Rows and columns of output features."""
+        return self.image_size[0] // self.stride, self.image_size[1] // self.stride
+
+    @abstractmethod
+    def forward(
+        self,
+        images: Float[Tensor, "B C H W"],
+        mask: Mask | None = None,
+        token: Float[Tensor, "1 1 E"] | None = None,
+        take: Sequence[int] = (),
+    ) -> Features:
+        """Features of every patch.
+
+        Args:
+            mask: hidden patches, on `grid`.
+            token: what replaces the embedding of a hidden patch, before position information; needed with `mask`.
+            take: blocks (stages) whose raw output is wanted in `taps`; negative ones count from the end.
+        """
+
+    def _tap_indices(self, take: Sequence[int]) -> list[int]:
+        for index in take:
+            if not -self.depth <= index < self.depth:
+                raise ValueError(f"take={index}: this encoder has {self.depth} blocks, 0 to {self.depth - 1}")
+        return [index % self.depth for index in take]
+
+    def _run(self, block: Callable[..., Tensor], x: Tensor, **inputs: Any) -> Tensor:
+        """One block, its activations recomputed in the backward pass if `checkpointing`."""
+        if self.checkpointing and self.training:
+            return checkpoint(block, x, use_reentrant=False, **inputs)  # type: ignore[no-any-return]
+        return block(x, **inputs)
+
+
+class DroppingEncoder(Encoder):
+    """An encoder that can also leave hidden patches out and compute only the visible ones (ViTs)."""
+
+    @abstractmethod
+    def visible(
+        self, images: Float[Tensor, "B C H W"], mask: Mask, take: Sequence[int] = ()
+    ) -> Features:
+        """Features of the visible patches only: `patches` is [B, V, D], in raster order."""
+
+
+def require_dropping(encoder: Encoder, by: str) -> DroppingEncoder:
+    """The encoder, checked to be one that can leave patches out; for methods that encode only visible patches."""
+    if not isinstance(encoder, DroppingEncoder):
+        raise ValueError(
+            f"{by} encodes only visible patches, but a {type(encoder.model).__name__} cannot leave any out (its windows "
+            "or relative positions need the full grid). Use a plain ViT such as vit_small_patch16_224, or SimMIM."
+        )
+    return encoder

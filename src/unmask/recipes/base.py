@@ -1,0 +1,132 @@
+"""A recipe: everything that can change the result of one run, as plain frozen data."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """Frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Choice(BaseModel):
+    """A method or an encoder by name, with its options; these are checked where it is built."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Data(Section):
+    """How an image becomes an input."""
+
+    image_size: tuple[PositiveInt, PositiveInt] = (224, 224)  # height, width
+    channels: Literal[1, 3, 4] = 3
+    crop_scale: tuple[Fraction, Fraction] = (0.2, 1.0)  # share of the picture's area
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
+    flip: bool = True
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+    mean: tuple[float, ...] | None = None  # a channel, of pixels in [0, 1]; None is ImageNet's
+    std: tuple[float, ...] | None = None
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of unreadable images that ends the run
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for low, high in (self.crop_scale, self.crop_ratio):
+            if not 0 < low <= high:
+                raise ValueError(f"a range must run from a positive low to a high value, not from {low} to {high}")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.channels:
+                raise ValueError(f"{name} has {len(values)} values for images of {self.channels} channels")
+        return self
+
+
+class Optim(Section):
+    """AdamW, one group with weight decay and one without."""
+
+    batch_size: PositiveInt = 256  # images a step, over all devices and accumulated parts
+    accumulate: PositiveInt = 1  # forward passes a step
+    base_lr: Annotated[float, Field(gt=0)] = 1.5e-4
+    lr_per: PositiveInt = 256  # batch size that base_lr is meant for
+    lr: Annotated[float, Field(gt=0)] | None = None  # peak learning rate; None scales base_lr to the batch
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    no_decay: tuple[str, ...] = ("token", "pos_embed", "position_bias", "cpb_mlp", "logit_scale", "gamma")
+    # parts of names that are never decayed, beside biases and all one-dimensional tensors
+    clip: Annotated[float, Field(gt=0)] | None = None  # largest gradient norm
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None  # decay of a moving average of the weights
+
+    @property
+    def peak_lr(self) -> float:
+        return self.lr if self.lr is not None else scaled_lr(self.base_lr, self.batch_size, self.lr_per)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} cannot be split into {self.accumulate} equal parts")
+        return self
+
+
+class Schedule(Section):
+    """Learning rate over the run, set at every step."""
+
+    epochs: PositiveInt | None = 800  # of the data set; or
+    steps: PositiveInt | None = None  # optimiser steps
+    kind: Literal["cosine", "multistep", "constant"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 40  # of `epochs`; if `steps` is set the same share of it
+    warmup_lr: Annotated[float, Field(ge=0)] = 0.0  # learning rate of step 0, as a share of the peak
+    final_lr: Annotated[float, Field(ge=0)] = 0.0  # learning rate at the end, as a share of the peak (cosine)
+    milestones: tuple[float, ...] = ()  # epochs at which the learning rate is multiplied by `decay` (multistep)
+    decay: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.epochs is None and self.steps is None:
+            raise ValueError("a schedule needs epochs or steps")
+        return self
+
+
+class Checkpoint(Section):
+    """What is kept of a run; does not change its result."""
+
+    every: PositiveInt | None = None  # steps; None is once an epoch, at least every 1000 steps
+    keep: PositiveInt = 2  # newest ones that are kept
+    pictures: PositiveInt | None = None  # steps between reconstruction strips; None is ten over the run
+
+
+class Recipe(BaseModel):
+    """One run: method and encoder with their options, data, optimiser, schedule."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    method: Choice
+    encoder: Choice
+    data: Data = Data()
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    checkpoint: Checkpoint = Checkpoint()
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, path: Path) -> "Recipe":
+        return cls.model_validate_json(path.read_text())
+
+
+def scaled_lr(base: float, batch_size: int, per: int) -> float:
+    """The linear scaling rule (Goyal et al. 2017): `base` is meant for `per` images a step."""
+    return base * batch_size / per
