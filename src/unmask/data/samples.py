@@ -1,0 +1,100 @@
+"""What a worker does: read, decode and prepare the pictures of one batch."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from unmask.data.decode import DecodeError, open_image
+from unmask.data.files import Source
+from unmask.data.views import Augment, Interpolation, View, evaluation_view, make_views
+
+# Streams of random numbers: SeedSequence ignores trailing zeros, so each use needs a tag in front.
+ORDER_STREAM, AUGMENT_STREAM = 1, 2
+
+
+class Samples(NamedTuple):
+    """What a worker sends: tensors by name (empty when nothing could be read) and the bad files it met."""
+
+    tensors: dict[str, Tensor]
+    bad: dict[str, str]
+    complete: bool = True
+
+
+class AugmentedImages(Dataset):
+    def __init__(
+        self, source: Source, views: dict[str, View], augment: Augment, seed: int, allowed: int
+    ) -> None:
+        self._source, self._views, self._augment = source, views, augment
+        self._seed, self._allowed = seed, allowed
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Samples:
+        bad: dict[str, str] = {}
+        samples = []
+        for epoch, index in keys:
+            sample = self._sample(epoch, index, bad)
+            if sample is None:
+                return Samples({}, bad, complete=False)
+            samples.append(sample)
+        return Samples(_stack(samples), bad)
+
+    def _sample(self, epoch: int, index: int, bad: dict[str, str]) -> dict[str, Tensor] | None:
+        # More failures in a row than may be bad in all settle the matter; that also bounds the search.
+        for attempt in range(min(self._allowed + 1, len(self._source))):
+            candidate = (index + attempt) % len(self._source)
+            # Drawn anew for each candidate from the place that it fills, not from the candidate's own number,
+            # or the epoch would hold the same crop of it twice.
+            generator = np.random.default_rng((AUGMENT_STREAM, self._seed, epoch, index))
+            try:
+                image = open_image(self._source.read(candidate))
+                return make_views(image, self._views, self._augment, generator)
+            except (OSError, DecodeError) as error:
+                bad[self._source.name(candidate)] = _reason(error)
+        return None
+
+
+class CentreImages(Dataset):
+    def __init__(
+        self,
+        source: Source,
+        image_size: tuple[int, int],
+        crop_fraction: float,
+        interpolation: Interpolation,
+        channels: int,
+    ) -> None:
+        self._source, self._image_size, self._crop_fraction = source, image_size, crop_fraction
+        self._interpolation, self._channels = interpolation, channels
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitems__(self, indices: list[int]) -> Samples:
+        bad: dict[str, str] = {}
+        samples = []
+        for index in indices:
+            try:
+                view = evaluation_view(
+                    open_image(self._source.read(index)),
+                    self._image_size,
+                    crop_fraction=self._crop_fraction,
+                    interpolation=self._interpolation,
+                    channels=self._channels,
+                )
+            except (OSError, DecodeError) as error:
+                bad[self._source.name(index)] = _reason(error)
+            else:
+                samples.append({"images": view, "indices": torch.tensor(index)})
+        return Samples(_stack(samples) if samples else {}, bad)
+
+
+def _stack(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,0 +1,246 @@
+"""One picture, one random crop, several views of it; and the steady view for evaluation.
+
+All views of a sample share one decode, one crop rectangle and one flip, because the papers' students,
+tokenizers and teachers look at the same place. Cropping and scaling are a single resampling of the source
+picture.
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from unmask.data.decode import MODES, load_pixels, oriented_size
+
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """How a sample is prepared for one named input of a method.
+
+    Args:
+        scale: side relative to the recipe's image size (BEiT's tokenizer view: 0.5).
+        interpolation: None is the recipe's.
+        shift: the window lies up to this many pixels (of the recipe's image size) right of and below the
+            window of the unshifted views, drawn evenly and apart for the two directions (CMAE's target view:
+            31).
+    """
+
+    scale: float = 1.0
+    interpolation: Interpolation | None = None
+    shift: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ValueError(f"A view's scale must be positive, not {self.scale}.")
+        if self.shift < 0:
+            raise ValueError(f"A view's shift must be 0 or more pixels, not {self.shift}.")
+        if self.interpolation is not None:
+            _check_interpolation(self.interpolation)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """The random crop and flip that all views of a sample share.
+
+    Args:
+        image_size: (height, width) of a view of scale 1, in pixels.
+        crop_scale: area of the crop as a fraction of the picture, drawn evenly between the two.
+        crop_ratio: width / height of the crop relative to that of ``image_size``, drawn log-evenly. For
+            square images this is torchvision's RandomResizedCrop; for others objects keep their proportions
+            on average.
+        flip: mirror every second sample, left to right.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+    """
+
+    image_size: tuple[int, int]
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    interpolation: Interpolation = "bicubic"
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if min(self.image_size) < 1:
+            raise ValueError(f"image_size must be (height, width) in pixels, not {self.image_size}.")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(
+                f"crop_scale must be (least, most) with 0 < least <= most <= 1, not {self.crop_scale}."
+            )
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError(
+                f"crop_ratio must be (least, most) with 0 < least <= most, not {self.crop_ratio}."
+            )
+        if self.channels not in MODES:
+            raise ValueError(f"channels must be 1 (grey), 3 (RGB) or 4 (RGBA), not {self.channels}.")
+        _check_interpolation(self.interpolation)
+
+
+def make_views(
+    image: Image.Image, views: Mapping[str, View], augment: Augment, generator: np.random.Generator
+) -> dict[str, UInt8[Tensor, "C h w"]]:
+    """Every view of one random crop of the picture; all randomness comes from the generator.
+
+    A JPEG from ``open_image`` is decoded only at the resolution that this crop needs, and stays so.
+
+    Raises:
+        DecodeError: the pixels are broken or truncated.
+    """
+    height, width = augment.image_size
+    left, top, crop_width, crop_height = random_crop(oriented_size(image), augment, generator)
+    flip = augment.flip and generator.random() < 0.5
+    # The crop is spread over a canvas that is larger than the image by the largest shift, and each view is a
+    # window of that canvas: at its upper left corner, or shifted.
+    margin = max(view.shift for view in views.values())
+    step_x, step_y = crop_width / (width + margin), crop_height / (height + margin)
+    detail = max(view.scale for view in views.values())
+    pixels, factor = load_pixels(image, augment.channels, shrink=min(step_x, step_y) / detail)
+    result = {}
+    for name, view in views.items():
+        shift_x, shift_y = (int(shift) for shift in generator.integers(0, view.shift, size=2, endpoint=True))
+        x = left + step_x * (margin - shift_x if flip else shift_x)
+        y = top + step_y * shift_y
+        cut = _resample(
+            pixels,
+            (x / factor, y / factor, (x + step_x * width) / factor, (y + step_y * height) / factor),
+            (scaled(height, view.scale), scaled(width, view.scale)),
+            view.interpolation or augment.interpolation,
+        )
+        result[name] = _to_tensor(cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else cut)
+    return result
+
+
+def random_crop(
+    size: tuple[int, int], augment: Augment, generator: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of a random crop, in pixels of a picture of ``size`` (width, height).
+
+    Ten tries at an area and a ratio that fit inside, then the largest central crop within the range of
+    ratios, as torchvision's RandomResizedCrop does.
+    """
+    width, height = size
+    target = augment.image_size[1] / augment.image_size[0]
+    least, most = (bound * target for bound in augment.crop_ratio)
+    for _ in range(10):
+        area = width * height * generator.uniform(*augment.crop_scale)
+        ratio = math.exp(generator.uniform(math.log(least), math.log(most)))
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            left = int(generator.integers(0, width - crop_width, endpoint=True))
+            top = int(generator.integers(0, height - crop_height, endpoint=True))
+            return left, top, crop_width, crop_height
+    crop_width = min(width, max(1, round(height * most)))
+    crop_height = min(height, max(1, round(width / least)))
+    return (width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height
+
+
+def evaluation_view(
+    image: Image.Image,
+    image_size: tuple[int, int],
+    *,
+    crop_fraction: float = 0.875,
+    interpolation: Interpolation = "bicubic",
+    channels: int = 3,
+) -> UInt8[Tensor, "C H W"]:
+    """The centre of the picture: scaled to cover ``image_size / crop_fraction``, then cut to ``image_size``.
+
+    For squares this is the usual "shorter side to 256, centre 224", in one resampling and without rounding
+    the size in between.
+
+    Raises:
+        DecodeError: the pixels are broken or truncated.
+    """
+    if not 0 < crop_fraction <= 1:
+        raise ValueError(f"crop_fraction must lie in (0, 1], not {crop_fraction}.")
+    height, width = image_size
+    full_width, full_height = oriented_size(image)
+    step = min(full_width / width, full_height / height) * crop_fraction
+    pixels, factor = load_pixels(image, channels, shrink=step)
+    left, top = (full_width - step * width) / 2, (full_height - step * height) / 2
+    box = (left, top, left + step * width, top + step * height)
+    return _to_tensor(_resample(pixels, tuple(edge / factor for edge in box), image_size, interpolation))
+
+
+def scaled(side: int, scale: float) -> int:
+    """Pixels along the side of a view of this scale."""
+    return max(1, round(side * scale))
+
+
+def normalise(
+    images: UInt8[Tensor, "B C H W"], mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> Float[Tensor, "B C H W"]:
+    """(images / 255 - mean) / std as float32, on the images' device.
+
+    Args:
+        mean: one per channel, of values in 0..1. None: ImageNet's for three channels, else the average of
+            ImageNet's three for every channel.
+        std: likewise.
+    """
+    channels = images.shape[1]
+    mean, std = imagenet_statistics(channels, mean, std)
+    gain, offset = _affine(mean, std, images.device)
+    return torch.addcmul(offset, images.float(), gain)
+
+
+def imagenet_statistics(
+    channels: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std), a value per channel; what is not given is ImageNet's, averaged unless channels is 3."""
+    result = []
+    for name, given, imagenet in (("mean", mean, IMAGENET_MEAN), ("std", std, IMAGENET_STD)):
+        if given is None:
+            given = imagenet if channels == 3 else (sum(imagenet) / 3,) * channels
+        if len(given) != channels:
+            raise ValueError(f"{name} has {len(given)} values, but the images have {channels} channels.")
+        result.append(tuple(float(value) for value in given))
+    if min(result[1]) <= 0:
+        raise ValueError(f"std must be positive, not {result[1]}.")
+    return result[0], result[1]
+
+
+@functools.lru_cache(maxsize=16)
+def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    # Cached, because sending even three numbers to an accelerator makes the host wait for it. Outside
+    # inference mode, so that the same tensors serve training and evaluation.
+    with torch.inference_mode(False):
+        means, stds = (
+            torch.tensor(values, dtype=torch.float64)[None, :, None, None] for values in (mean, std)
+        )
+        return (1 / (255 * stds)).float().to(device), (-means / stds).float().to(device)
+
+
+def _resample(
+    pixels: Image.Image, box: Sequence[float], size: tuple[int, int], interpolation: Interpolation
+) -> Image.Image:
+    left, top, right, bottom = box
+    inside = (max(left, 0), max(top, 0), min(right, pixels.width), min(bottom, pixels.height))
+    # A gap of 2 lets large reductions start with a cheap box average; below that the filter does all the
+    # work.
+    return pixels.resize((size[1], size[0]), _FILTERS[interpolation], box=inside, reducing_gap=2.0)
+
+
+def _to_tensor(pixels: Image.Image) -> UInt8[Tensor, "C H W"]:
+    values = np.array(pixels)
+    return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(values).transpose(2, 0, 1)))
+
+
+def _check_interpolation(name: str) -> None:
+    if name not in _FILTERS:
+        raise ValueError(f"interpolation must be one of {', '.join(_FILTERS)}, not {name!r}.")
