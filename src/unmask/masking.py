@@ -56,25 +56,34 @@ class Mask:
         hidden = torch.zeros_like(scores, dtype=torch.bool).scatter(1, index, True)
         return cls.of(hidden, grid, count)
 
-    def _split(self, verb: str) -> tuple[Tensor, Tensor]:
-        """Indices of visible [B, V] and hidden [B, M] patches."""
+    def _split(self) -> tuple[Tensor, Tensor]:
         if self.order is None or self.count is None:
             raise ValueError(
-                f"Mask.{verb} needs the same number of hidden patches in every row, but this mask is ragged "
-                "(BEiT's official generator). Use BlockMask(official=False), which hides an exact number."
+                "this needs the same number of hidden patches in every row, but the mask is ragged (BEiT's official "
+                "generator). Use BlockMask(official=False), which hides an exact number."
             )
         visible = self.hidden.shape[1] - self.count
         return self.order[:, :visible], self.order[:, visible:]
 
+    @property
+    def visible_index(self) -> Int[Tensor, "B V"]:
+        """Indices of the visible patches, in raster order."""
+        return self._split()[0]
+
+    @property
+    def hidden_index(self) -> Int[Tensor, "B M"]:
+        """Indices of the hidden patches, in raster order."""
+        return self._split()[1]
+
     def visible(self, patches: Float[Tensor, "B N *D"]) -> Float[Tensor, "B V *D"]:
         """The visible patches, in raster order."""
-        return _take(patches, self._split("visible")[0])
+        return _take(patches, self.visible_index)
 
     def masked(self, patches: Float[Tensor, "B N *D"]) -> Float[Tensor, "B M *D"]:
         """The hidden patches, in raster order; of a ragged mask, those of all images in one row [sum of counts, *D]."""
         if self.count is None:
             return patches[self.hidden]
-        return _take(patches, self._split("masked")[1])
+        return _take(patches, self.hidden_index)
 
     def replace(
         self, patches: Float[Tensor, "B N D"], token: Float[Tensor, "1 1 D"]
@@ -87,9 +96,8 @@ class Mask:
     ) -> Float[Tensor, "B N D"]:
         """Visible patches back at their places, `fill` at the hidden ones: one token [1, 1, D] or a value each
         [B, M, D]."""
-        hidden_index = self._split("restore")[1]
-        fill = fill.to(visible.dtype).expand(*hidden_index.shape, visible.shape[-1])
-        place = self.order.argsort(dim=1)  # type: ignore[union-attr]  # _split refused a ragged mask
+        fill = fill.to(visible.dtype).expand(*self.hidden_index.shape, visible.shape[-1])
+        place = torch.cat([self.visible_index, self.hidden_index], dim=1).argsort(dim=1)
         return _take(torch.cat([visible, fill], dim=1), place)
 
     def mean(self, per_patch: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
@@ -152,6 +160,11 @@ class RandomMask:
     def __call__(self, batch: int, grid: Grid, device: torch.device | str = "cpu") -> Mask:
         rows, columns = self._units(grid)
         return self.from_noise(torch.rand(batch, rows * columns, device=device), grid)
+
+    def check(self, grid: Grid) -> None:
+        """Raise ValueError now, not at the first batch, if no such mask exists on `grid`."""
+        rows, columns = self._units(grid)
+        hidden_count(rows * columns, self.ratio, self.rounding)
 
     def from_noise(self, noise: Float[Tensor, "B n"], grid: Grid) -> Mask:
         """The mask that follows from one number a unit: the largest are hidden (MAE's rule)."""

@@ -6,6 +6,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from unmask.masking import Mask
+
 
 def to_patches(
     images: Float[Tensor, "B C H W"], size: int, order: str = "p q c"
@@ -86,3 +88,25 @@ def sincos_table(
     angles = [axis.flatten()[:, None] * frequency for axis in axes]
     table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
     return torch.cat([table.new_zeros(prefix, width), table])[None].float()
+
+
+def borrow_statistics(
+    patches: Float[Tensor, "B N E"], mask: Mask
+) -> tuple[Float[Tensor, "B N 1"], Float[Tensor, "B N 1"]]:
+    """Mean and standard deviation of every patch as far as the visible ones tell.
+
+    Methods whose target is normalised patch by patch cannot know brightness and contrast of a hidden patch. For
+    pictures those of the visible patches stand in, weighted by 1 / distance^2; using the true ones would show what the
+    model never predicted.
+
+    Args:
+        patches: all elements of each patch in the last axis.
+    """
+    rows, columns = mask.grid
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    place = torch.stack([row.flatten(), column.flatten()], dim=1).to(patches)
+    weight = 1 / (torch.cdist(place, place).square() + 1e-6)  # a visible patch all but keeps its own
+    weight = weight * ~mask.hidden[:, None, :]
+    weight = weight / weight.sum(-1, keepdim=True)
+    deviation, mean = torch.std_mean(patches, dim=-1, keepdim=True)
+    return weight @ mean, weight @ deviation

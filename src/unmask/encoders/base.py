@@ -123,7 +123,13 @@ class Encoder(nn.Module, ABC):
 
 
 class DroppingEncoder(Encoder):
-    """An encoder that can also leave hidden patches out and compute only the visible ones (ViTs)."""
+    """An encoder that can also leave hidden patches out and compute only the visible ones (ViTs).
+
+    Attributes:
+        has_cls: whether there is a class token.
+    """
+
+    has_cls: bool
 
     @abstractmethod
     def visible(

@@ -1,0 +1,57 @@
+"""Decoders that a method throws away after pre-training."""
+
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from unmask.encoders.base import Features
+from unmask.encoders.initialise import xavier_linear
+from unmask.masking import Grid, Mask
+from unmask.patches import sincos_table
+
+
+class ViTDecoder(nn.Module):
+    """A narrow ViT over all patches: encoded visible ones, one learned token at the hidden ones (MAE, section 3).
+
+    Positions are a fixed sine-cosine table. A class token is carried along and dropped at the end.
+
+    Args:
+        encoder_dim: width of the encoder's features.
+        grid: rows and columns of patches.
+        cls: whether the features come with a class token.
+        dim: width, divisible by `heads` and by 4.
+        depth: blocks; 0 is possible.
+        heads: attention heads.
+    """
+
+    def __init__(
+        self, encoder_dim: int, grid: Grid, *, cls: bool, dim: int = 512, depth: int = 8, heads: int = 16
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"a decoder of width {dim} cannot have {heads} heads: choose a divisor of the width")
+        self.prefix = int(cls)
+        self.embed = nn.Linear(encoder_dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.register_buffer("positions", sincos_table(grid, dim, prefix=self.prefix), persistent=False)
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)
+        )
+        self.norm = norm(dim)
+        self.apply(xavier_linear)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, seen: Features, mask: Mask) -> Float[Tensor, "B N D"]:
+        """States of all patches after the final norm, from the features of the visible ones."""
+        x = mask.restore(self.embed(seen.patches), self.mask_token)
+        if self.prefix:
+            assert seen.cls is not None
+            x = torch.cat([self.embed(seen.cls)[:, None], x], dim=1)
+        x = x + self.positions
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x[:, self.prefix :])

@@ -1,0 +1,177 @@
+"""Vision transformers of timm: plain (class token, registers), with rotary positions (EVA family), BEiT-style."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from timm.layers import apply_keep_indices_nlc
+from timm.models.beit import Beit
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from unmask.encoders.base import DroppingEncoder, Encoder, Features
+from unmask.masking import Mask
+from unmask.patches import sincos_table
+
+BlockInputs = Iterable[tuple[nn.Module, dict[str, Any]]]
+
+
+def _geometry(model: VisionTransformer | Eva | Beit) -> dict[str, Any]:
+    """What the base class wants to know of a timm transformer."""
+    return {
+        "image_size": model.patch_embed.img_size,
+        "channels": model.patch_embed.proj.in_channels,
+        "patch_size": model.patch_embed.patch_size[0],
+        "stride": model.patch_embed.patch_size[0],
+        "dim": model.embed_dim,
+        "token_dim": model.embed_dim,
+        "depth": len(model.blocks),
+    }
+
+
+def _embed(
+    model: VisionTransformer | Eva | Beit, images: Tensor, mask: Mask | None, token: Tensor | None
+) -> Float[Tensor, "B N D"]:
+    """Patch embeddings without positions, hidden ones replaced."""
+    patches = model.patch_embed(images)
+    if mask is None:
+        return patches
+    assert token is not None, "a mask needs the token that replaces hidden patches"
+    return mask.replace(patches, token)
+
+
+def _drop_hidden(tokens: Tensor, mask: Mask, prefix: int) -> Float[Tensor, "B P D"]:
+    """Prefix tokens and visible patches."""
+    return torch.cat([tokens[:, :prefix], mask.visible(tokens[:, prefix:])], dim=1)
+
+
+def _transform(
+    encoder: Encoder, tokens: Tensor, blocks: BlockInputs, norm: nn.Module, prefix: int, take: Sequence[int]
+) -> Features:
+    """Run the blocks, keep what was asked for, split class token and patches."""
+    wanted = encoder._tap_indices(take)
+    states = {}
+    for index, (block, inputs) in enumerate(blocks):
+        tokens = encoder._run(block, tokens, **inputs)
+        if index in wanted:
+            states[index] = tokens
+    tokens = norm(tokens)
+    return Features(
+        patches=tokens[:, prefix:],
+        cls=tokens[:, 0] if prefix else None,
+        taps=tuple(states[index] for index in wanted),
+    )
+
+
+class ViTEncoder(DroppingEncoder):
+    """timm's `VisionTransformer`: absolute positions, any number of prefix tokens.
+
+    Args:
+        model: built with `num_classes=0` and its final norm in place (`fc_norm=False`).
+        architecture: what rebuilds it.
+        position: "learned", timm's table; "sincos", the fixed table of MAE.
+    """
+
+    def __init__(
+        self, model: VisionTransformer, *, architecture: dict[str, Any], position: str = "learned"
+    ) -> None:
+        super().__init__(model, architecture=architecture, **_geometry(model))
+        self.model: VisionTransformer = model
+        self.prefix = model.num_prefix_tokens
+        self.has_cls = model.cls_token is not None
+        if position not in ("learned", "sincos"):
+            raise ValueError(f"position {position!r}: possible are 'learned' and 'sincos'")
+        if position == "sincos":
+            prefix = 0 if model.no_embed_class else self.prefix
+            model.pos_embed = nn.Parameter(
+                sincos_table(self.grid, self.dim, prefix=prefix), requires_grad=False
+            )
+
+    def forward(
+        self,
+        images: Float[Tensor, "B C H W"],
+        mask: Mask | None = None,
+        token: Float[Tensor, "1 1 D"] | None = None,
+        take: Sequence[int] = (),
+    ) -> Features:
+        return self._encode(self.model._pos_embed(_embed(self.model, images, mask, token)), take)
+
+    def visible(self, images: Float[Tensor, "B C H W"], mask: Mask, take: Sequence[int] = ()) -> Features:
+        tokens = self.model._pos_embed(_embed(self.model, images, None, None))
+        return self._encode(_drop_hidden(tokens, mask, self.prefix), take)
+
+    def _encode(self, tokens: Tensor, take: Sequence[int]) -> Features:
+        blocks = ((block, {}) for block in self.model.blocks)
+        features = _transform(
+            self, self.model.norm_pre(tokens), blocks, self.model.norm, self.prefix, take
+        )
+        return features if self.has_cls else Features(patches=features.patches, taps=features.taps)
+
+
+class EvaEncoder(DroppingEncoder):
+    """timm's `Eva`: EVA-02, DINOv3, ViTs with axial or learned ("mixed") rotary positions."""
+
+    def __init__(self, model: Eva, *, architecture: dict[str, Any]) -> None:
+        super().__init__(model, architecture=architecture, **_geometry(model))
+        self.model: Eva = model
+        self.prefix = model.num_prefix_tokens
+        self.has_cls = model.cls_token is not None
+        self.rope_each_block = isinstance(model.rope, nn.Module) and bool(model.rope_mixed)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B C H W"],
+        mask: Mask | None = None,
+        token: Float[Tensor, "1 1 D"] | None = None,
+        take: Sequence[int] = (),
+    ) -> Features:
+        tokens, rope = self.model._pos_embed(_embed(self.model, images, mask, token))
+        return self._encode(tokens, rope, take)
+
+    def visible(self, images: Float[Tensor, "B C H W"], mask: Mask, take: Sequence[int] = ()) -> Features:
+        tokens, rope = self.model._pos_embed(_embed(self.model, images, None, None))
+        if rope is not None:
+            # Each image keeps other patches, so the rotations get a batch axis: [B, (depth, heads,) V, D'].
+            rope = apply_keep_indices_nlc(tokens, rope, mask.visible_index)
+            rope = rope.transpose(0, 1) if self.rope_each_block else rope.unsqueeze(1)
+        return self._encode(_drop_hidden(tokens, mask, self.prefix), rope, take)
+
+    def _encode(self, tokens: Tensor, rope: Tensor | None, take: Sequence[int]) -> Features:
+        ropes = rope if self.rope_each_block and rope is not None else [rope] * self.depth
+        blocks = ((block, {"rope": own}) for block, own in zip(self.model.blocks, ropes, strict=True))
+        features = _transform(
+            self, self.model.norm_pre(tokens), blocks, self.model.norm, self.prefix, take
+        )
+        return features if self.has_cls else Features(patches=features.patches, taps=features.taps)
+
+
+class BeitEncoder(Encoder):
+    """timm's `Beit`: relative position bias, shared by all blocks or one table each, LayerScale, no key bias.
+
+    The encoder of BEiT, BEiT v2 and of SimMIM's ViT. Its relative positions need the full grid, so it cannot leave
+    patches out.
+    """
+
+    prefix = 1  # the class token
+
+    def __init__(self, model: Beit, *, architecture: dict[str, Any]) -> None:
+        super().__init__(model, architecture=architecture, **_geometry(model))
+        self.model: Beit = model
+
+    def forward(
+        self,
+        images: Float[Tensor, "B C H W"],
+        mask: Mask | None = None,
+        token: Float[Tensor, "1 1 D"] | None = None,
+        take: Sequence[int] = (),
+    ) -> Features:
+        patches = _embed(self.model, images, mask, token)
+        cls = self.model.cls_token.expand(len(patches), -1, -1)
+        tokens = torch.cat([cls, patches], dim=1)
+        if self.model.pos_embed is not None:
+            tokens = tokens + self.model.pos_embed
+        bias = self.model.rel_pos_bias() if self.model.rel_pos_bias is not None else None
+        blocks = ((block, {"shared_rel_pos_bias": bias}) for block in self.model.blocks)
+        return _transform(self, self.model.pos_drop(tokens), blocks, self.model.norm, self.prefix, take)

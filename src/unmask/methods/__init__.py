@@ -1,0 +1,12 @@
+"""One paper, one file. The table of all methods."""
+
+from unmask.methods.base import Method
+from unmask.methods.mae import MAE
+from unmask.methods.simmim import SimMIM
+
+__all__ = ["MAE", "METHODS", "Method", "SimMIM"]
+
+METHODS: dict[str, type[Method]] = {
+    "mae": MAE,
+    "simmim": SimMIM,
+}

@@ -1,0 +1,30 @@
+"""One function for every published run, and a default for every method."""
+
+from collections.abc import Callable
+
+from unmask.recipes import mae, simmim
+from unmask.recipes.base import Recipe
+
+__all__ = ["DEFAULTS", "RECIPES", "Recipe"]
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        mae.mae_vit_base_800ep,
+        mae.mae_vit_base_1600ep,
+        mae.mae_vit_large_800ep,
+        mae.mae_vit_large_1600ep,
+        mae.mae_vit_huge_1600ep,
+        simmim.simmim_swin_base_100ep,
+        simmim.simmim_swin_base_800ep,
+        simmim.simmim_swin_large_800ep,
+        simmim.simmim_vit_base_800ep,
+        simmim.simmim_swinv2_base_800ep,
+    )
+}
+
+# Method name -> the recipe for one's own images; takes the encoder's name, which has a default too.
+DEFAULTS: dict[str, Callable[..., Recipe]] = {
+    "mae": mae.default,
+    "simmim": simmim.default,
+}

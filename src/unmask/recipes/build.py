@@ -1,0 +1,77 @@
+"""From a recipe to modules: the constructor signature is the schema of a method's options."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from unmask.encoders import Encoder, create_encoder
+from unmask.errors import UserError
+from unmask.methods import METHODS, Method
+from unmask.recipes.base import Recipe
+
+
+def build_encoder(recipe: Recipe) -> Encoder:
+    """The recipe's encoder, with fresh weights from the global random generator."""
+    options = recipe.encoder.options
+    for taken, instead in (("image_size", "data.image_size"), ("channels", "data.channels")):
+        if taken in options:
+            raise UserError(f"encoder.{taken} is decided by {instead}; set that instead")
+    known = [name for name in options if name in inspect.signature(create_encoder).parameters]
+    checked = check_options(create_encoder, recipe.encoder.name, {name: options[name] for name in known})
+    return create_encoder(
+        recipe.encoder.name,
+        image_size=recipe.data.image_size,
+        channels=recipe.data.channels,
+        **{**options, **checked},
+    )
+
+
+def build_method(recipe: Recipe) -> Method:
+    """The recipe's method around its encoder.
+
+    Raises:
+        UserError: unknown method, option or encoder, a value of the wrong type, parts that do not fit together.
+    """
+    name = recipe.method.name
+    if name not in METHODS:
+        raise UserError(f"no method is called {name!r}. Methods: {', '.join(METHODS)}.")
+    method = METHODS[name]
+    options = check_options(method, method.__name__, recipe.method.options)
+    encoder = build_encoder(recipe)
+    try:
+        return method(encoder, **options)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def check_options(
+    target: Callable[..., Any], name: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Options checked against the keyword parameters of `target`, values converted to their types.
+
+    Raises:
+        UserError: an unknown option (with the nearest known one) or a value of the wrong type.
+    """
+    known = {
+        parameter.name
+        for parameter in inspect.signature(target).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    checked = {}
+    for key, value in options.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise UserError(f"{name} has no option {key!r}{hint} Options: {', '.join(sorted(known))}.")
+        try:
+            adapter = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
+            checked[key] = adapter.validate_python(value)
+        except ValidationError as error:
+            raise UserError(
+                f"{name}: {key}={value!r} is not valid: {error.errors()[0]['msg'].lower()}"
+            ) from error
+    return checked

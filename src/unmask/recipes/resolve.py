@@ -1,0 +1,154 @@
+"""From what a person typed to a complete recipe."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from unmask.errors import UserError
+from unmask.recipes import DEFAULTS, RECIPES
+from unmask.recipes.base import Choice, Recipe
+
+SECTIONS = ("method", "encoder", "data", "optim", "schedule", "checkpoint")
+IMAGES_IN_A_DEFAULT_RUN = 4_000_000  # seen in a default run, as far as the bounds on epochs allow
+FEWEST_EPOCHS, MOST_EPOCHS = 100, 800
+
+
+def resolve_recipe(
+    method_or_recipe: str | Recipe,
+    *,
+    images: int | None = None,
+    encoder: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """A method's default, a published run or a recipe.json, with changes.
+
+    Args:
+        method_or_recipe: name of a method ("mae") or of a published run ("mae_vit_base_800ep"), path of a recipe.json,
+            or a recipe.
+        images: in the data set; a method's default adapts epochs and batch size to it.
+        overrides: dotted key -> value: "method.mask_ratio", "optim.clip", "encoder.drop_path_rate", ... Strings are
+            read as JSON where possible, "none" as None.
+
+    Raises:
+        UserError: unknown name or key, a value of the wrong type, contradictory lengths.
+    """
+    if epochs is not None and steps is not None:
+        raise UserError("--epochs and --steps are two ways to say the same: give one of them")
+    recipe, is_default = _find(method_or_recipe, encoder)
+    changes: dict[str, Any] = {}
+    if is_default and images is not None:
+        changes |= _fit_to(images, batch_size)
+    explicit = {
+        "data.image_size": image_size,
+        "optim.batch_size": batch_size,
+        "optim.lr": lr,
+        "schedule.epochs": epochs,
+        "schedule.steps": steps,
+    }
+    changes |= {key: value for key, value in explicit.items() if value is not None}
+    changes |= {key: parse_value(value) for key, value in (overrides or {}).items()}
+    data = recipe.model_dump()
+    if epochs is not None:
+        # The same share of the run is warm-up; milestones move along.
+        before = recipe.schedule.epochs or epochs
+        scale = epochs / before
+        data["schedule"]["steps"] = None
+        data["schedule"]["warmup_epochs"] = recipe.schedule.warmup_epochs * scale
+        data["schedule"]["milestones"] = [m * scale for m in recipe.schedule.milestones]
+    if encoder is not None and not is_default:
+        data["encoder"] = {"name": encoder}
+    if seed is not None:
+        data["seed"] = seed
+    for key, value in changes.items():
+        _set(data, key, value)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise UserError(_explain(error)) from error
+
+
+def _find(name: str | Recipe, encoder: str | None) -> tuple[Recipe, bool]:
+    """The recipe before changes, and whether it is a method's default."""
+    if isinstance(name, Recipe):
+        return name, False
+    if name in DEFAULTS:
+        return (DEFAULTS[name](encoder) if encoder else DEFAULTS[name]()), True
+    if name in RECIPES:
+        return RECIPES[name](), False
+    path = Path(name)
+    if path.suffix == ".json" or path.is_file():
+        if not path.is_file():
+            raise UserError(f"there is no file {name}; give a recipe.json, or a name that `unmask list recipes` shows")
+        try:
+            return Recipe.from_json(path), False
+        except ValidationError as error:
+            raise UserError(f"{name} is no recipe: {_explain(error)}") from error
+    names = [*DEFAULTS, *RECIPES]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    raise UserError(
+        f"no method or recipe is called {name!r}{hint} Methods: {', '.join(DEFAULTS)}; `unmask list recipes` shows the "
+        "published runs."
+    )
+
+
+def _fit_to(images: int, batch_size: int | None) -> dict[str, Any]:
+    """Epochs for a number of images, and a batch that they fill."""
+    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(IMAGES_IN_A_DEFAULT_RUN / max(images, 1))))
+    changes: dict[str, Any] = {"schedule.epochs": epochs, "schedule.warmup_epochs": epochs / 20}
+    if batch_size is None and 0 < images < 256:
+        changes["optim.batch_size"] = 2 ** (images.bit_length() - 1)  # the largest power of two that is filled
+    return changes
+
+
+def parse_value(value: Any) -> Any:
+    """A value from the command line: JSON where it is, None for "none", otherwise the text itself."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("none", "null"):
+        return None
+    if value in ("True", "False"):
+        return value == "True"
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def _set(data: dict[str, Any], key: str, value: Any) -> None:
+    """Change one dotted key of a dumped recipe, in place."""
+    section, _, name = key.partition(".")
+    if section not in SECTIONS or not name:
+        near = difflib.get_close_matches(section, SECTIONS, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]}.{name or '...'}?" if near else ""
+        raise UserError(
+            f"there is no setting {key!r}.{hint} Settings are {', '.join(f'{s}.NAME' for s in SECTIONS)}."
+        )
+    field = Recipe.model_fields[section].annotation
+    assert isinstance(field, type) and issubclass(field, BaseModel)
+    if field is not Choice and name not in field.model_fields:
+        near = difflib.get_close_matches(name, field.model_fields, n=1, cutoff=0.5)
+        hint = f" Did you mean {section}.{near[0]}?" if near else ""
+        raise UserError(f"{section} has no setting {name!r}.{hint} It has {', '.join(field.model_fields)}.")
+    data[section][name] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problems of a validation, one sentence each."""
+    problems = []
+    for problem in error.errors()[:3]:
+        place = ".".join(str(part) for part in problem["loc"]) or "recipe"
+        message = problem["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(problem["input"], dict) else f"={problem['input']!r}"
+        problems.append(f"{place}{given}: {message[:1].lower()}{message[1:]}")
+    return "; ".join(problems)
