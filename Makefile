@@ -26,7 +26,7 @@ types: $(VENV)/.installed-dev ## check the types of the package
 	$(BIN)/mypy
 
 docs: $(VENV)/.installed-dev ## build the documentation into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## remove the environment in .venv, the demo run, the built documentation and caches
 	rm -rf .venv site dist build runs/demo .pytest_cache .ruff_cache .mypy_cache

@@ -1,4 +1,4 @@
-"""The shape of the code: imports point one way, functions and files stay short, the package imports lightly."""
+"""The shape of the code: imports point one way, functions and files are short, importing unmask is light."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 
-# Lowest first; a module may import its own layer and those before it. What has no place here is an application.
+# Lowest first; a module may import its own layer and those before it. What is missing here is an application.
 LAYERS = (
     ("errors", "masking", "patches", "data", "demo_data"),
     ("encoders", "decoders", "targets"),
