@@ -1,0 +1,176 @@
+"""Encoders read back: from a run, from an export, from timm by name."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import adapt_input_conv
+from torch import Tensor
+
+from unmask.encoders import ENCODERS, Encoder, create_encoder
+from unmask.errors import UserError
+
+FORMAT = 1
+WEIGHTS = "encoder.safetensors"
+RANDOM = "random:"
+
+
+def load_encoder(
+    path_or_name: str | Path,
+    *,
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> Encoder:
+    """An encoder in eval mode, on the CPU.
+
+    Args:
+        path_or_name: a run folder, any folder with `encoder.safetensors` and `encoder.json`, or such a
+            `.safetensors` file; a timm name such as "vit_base_patch16_224.mae", with its published weights
+            (fetched from the Hugging Face hub unless cached); or "random:NAME", that timm model with random
+            weights, drawn from torch's global generator.
+        image_size: height and width in pixels; None is what it was trained with. Position embeddings and
+            relative position biases are interpolated to another size.
+        channels: of the input images; None is what it was trained with. The patch embedding of three channels
+            is summed for one, repeated for others.
+
+    Raises:
+        UserError: nothing there, an unknown name, damaged or foreign weights, weights that cannot be fetched.
+    """
+    if not is_path(path_or_name):
+        return _named(str(path_or_name), image_size, channels)
+    weights, card = read_card(path_or_name)
+    options = {
+        name: value
+        for name, value in card["architecture"].items()
+        if name not in ("model_name", "img_size", "in_chans", "num_classes")
+    }
+    encoder = create_encoder(
+        card["architecture"]["model_name"],
+        image_size=tuple(card["image_size"]),
+        channels=channels or card["channels"],
+        **options,
+    )
+    try:
+        tensors = load_file(weights)
+    except SafetensorError as error:
+        raise UserError(f"{weights} is damaged or not a safetensors file ({error}).") from error
+    if encoder.channels != card["channels"]:
+        tensors = _with_channels(tensors, encoder.channels, weights)
+    _check(tensors, encoder.model.state_dict(), weights)
+    encoder.model.load_state_dict(tensors, strict=True)
+    if image_size is not None and image_size != encoder.image_size:
+        encoder = _resized(encoder, image_size)
+    return encoder.eval()
+
+
+def read_card(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """(weights, card) of a run folder, a folder with an encoder, or a `.safetensors` file beside its card.
+
+    Raises:
+        UserError: one of them is missing or cannot be read.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"There is no {path}. Give a run folder, an encoder.safetensors, a timm name such as "
+            "vit_base_patch16_224, or random:NAME; check the spelling."
+        )
+    weights = path / WEIGHTS if path.is_dir() else path
+    card_path = weights.with_suffix(".json")
+    for needed in (weights, card_path):
+        if not needed.is_file():
+            unfinished = path.is_dir() and (path / "recipe.json").is_file()
+            pair = "an encoder is a pair of files, NAME.safetensors and NAME.json, as runs and exports write"
+            reason = "the run has not finished; continue it with --resume" if unfinished else pair
+            raise UserError(f"{path} has no {needed.name}: {reason}.")
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+        if card["format"] != FORMAT:
+            raise UserError(
+                f"{card_path} has format {card['format']}; this version reads {FORMAT}. Update unmask."
+            )
+        if missing := {"architecture", "image_size", "channels", "mean", "std"} - card.keys():
+            raise KeyError(*sorted(missing))
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{card_path} is not an encoder's card ({error!r}).") from error
+    return weights, card
+
+
+def is_path(path_or_name: str | Path) -> bool:
+    """Whether this is meant as a file or folder, and not as the name of a timm model."""
+    if isinstance(path_or_name, Path) or Path(path_or_name).expanduser().exists():
+        return True
+    if path_or_name.startswith(RANDOM) or timm.is_model(path_or_name.split(".")[0]):
+        return False
+    return "/" in path_or_name or os.sep in path_or_name or path_or_name.endswith((".safetensors", ".json"))
+
+
+def _named(name: str, image_size: tuple[int, int] | None, channels: int | None) -> Encoder:
+    plain = name.removeprefix(RANDOM)
+    published = timm.get_pretrained_cfg(plain) if timm.is_model(plain.split(".")[0]) else None
+    if image_size is None:
+        image_size = published.input_size[1:] if published is not None else (224, 224)
+    pretrained = plain == name
+    if pretrained and published is not None and not published.has_weights:
+        raise UserError(f"timm has no weights for {name}; with random weights it is {RANDOM}{name}.")
+    try:
+        encoder = create_encoder(plain, image_size=image_size, channels=channels or 3, pretrained=pretrained)
+    except Exception as error:
+        # What hub clients raise without a network differs between versions; our own complaints are about the
+        # name or the size.
+        if not pretrained or (isinstance(error, UserError) and not isinstance(error.__cause__, OSError)):
+            raise
+        raise UserError(
+            f"The weights of {name} are not on this machine and cannot be fetched from the Hugging Face hub "
+            f"({type(error.__cause__ or error).__name__}). Go online once, or use {RANDOM}{plain} for random "
+            "weights."
+        ) from error
+    return encoder.eval()
+
+
+def _with_channels(tensors: dict[str, Tensor], channels: int, weights: Path) -> dict[str, Tensor]:
+    """Weights whose patch embedding takes another number of channels, by timm's rule for published ones."""
+    stem = "patch_embed.proj.weight"
+    if tensors[stem].shape[1] != 3:
+        raise UserError(
+            f"{weights} was trained on {tensors[stem].shape[1]} channels and cannot take {channels}; only "
+            "three channels can be turned into others."
+        )
+    return {**tensors, stem: adapt_input_conv(channels, tensors[stem])}
+
+
+def _resized(encoder: Encoder, image_size: tuple[int, int]) -> Encoder:
+    """The encoder for another image size: timm interpolates positions; a Swin keeps its windows."""
+    architecture = {**encoder.architecture, "img_size": list(image_size)}
+    window = {name: architecture[name] for name in ("window_size",) if name in architecture}
+    try:
+        encoder.model.set_input_size(img_size=image_size, **window)
+        adapter, _ = ENCODERS[type(encoder.model)]
+        return adapter(encoder.model, architecture=architecture)
+    except (AssertionError, ValueError) as error:
+        raise UserError(
+            f"This encoder cannot take images of {image_size[0]} x {image_size[1]} pixels: {error}"
+        ) from error
+
+
+def _check(tensors: dict[str, Tensor], expected: dict[str, Tensor], weights: Path) -> None:
+    both = tensors.keys() & expected.keys()
+    groups = {
+        "missing": expected.keys() - tensors.keys(),
+        "unexpected": tensors.keys() - expected.keys(),
+        "of another shape": {name for name in both if tensors[name].shape != expected[name].shape},
+    }
+    problems = [
+        f"{title} {len(names)} ({', '.join(sorted(names)[:4])}{', ...' if len(names) > 4 else ''})"
+        for title, names in groups.items()
+        if names
+    ]
+    if problems:
+        raise UserError(
+            f"The weights in {weights} do not fit the model of its card: tensors {'; '.join(problems)}. Is "
+            "the card from another run?"
+        )
