@@ -1,0 +1,95 @@
+"""Optimiser and learning-rate schedule: torch's AdamW, timm's parameter groups and schedulers."""
+
+import math
+from typing import Any
+
+from timm.optim import param_groups_weight_decay
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from unmask.recipes.base import Optim, Schedule
+
+REFERENCE_EPOCHS = (
+    800  # MAE's and SimMIM's long runs: what warm-up is a share of when a recipe counts steps only
+)
+LONGEST_WARMUP = 0.2  # share of the run: a short run with a long run's warm-up would hardly train
+
+
+def parameter_groups(module: nn.Module, optim: Optim) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups, of which an empty one is left out: without weight decay (biases,
+    one-dimensional tensors, names that hold a part listed in `optim.no_decay`) and with it."""
+    patterns = [f"*{part}*" for part in optim.no_decay]
+    groups = param_groups_weight_decay(module, optim.weight_decay, no_weight_decay_list=patterns)
+    return [group for group in groups if group["params"]]
+
+
+def build_optimiser(module: nn.Module, optim: Optim) -> AdamW:
+    """AdamW at the peak learning rate, fused (torch has such kernels for CPU and CUDA)."""
+    return AdamW(
+        parameter_groups(module, optim),
+        lr=optim.peak_lr,
+        betas=optim.betas,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        fused=True,
+    )
+
+
+def total_steps(schedule: Schedule, steps_per_epoch: int) -> int:
+    """Optimiser steps of the whole run."""
+    if schedule.steps is not None:
+        return schedule.steps
+    assert schedule.epochs is not None  # Schedule requires one of the two
+    return schedule.epochs * steps_per_epoch
+
+
+def steps_at(schedule: Schedule, epochs: float, steps_per_epoch: int) -> int:
+    """The step at which `epochs` have passed; in a run counted in steps, the same share of the run."""
+    if schedule.steps is None:
+        return round(epochs * steps_per_epoch)
+    return round(epochs / (schedule.epochs or REFERENCE_EPOCHS) * schedule.steps)
+
+
+def warmup_steps(schedule: Schedule, steps_per_epoch: int) -> int:
+    """Steps of linear warm-up, at most a fifth of the run."""
+    longest = math.floor(LONGEST_WARMUP * total_steps(schedule, steps_per_epoch))
+    return min(steps_at(schedule, schedule.warmup_epochs, steps_per_epoch), longest)
+
+
+def build_scheduler(
+    optimiser: Optimizer, optim: Optim, schedule: Schedule, steps_per_epoch: int
+) -> Scheduler:
+    """The learning rate of every step, set by `step_update(step)` before step 0, 1, ... of the run.
+
+    With W warm-up steps of T, peak p, first learning rate a and last b (MAE's formula, a = b = 0 there)::
+
+        t < W:  a + (p - a) t / W
+        cosine: b + (p - b) (1 + cos(pi (t - W) / (T - W))) / 2
+        multistep: p * decay ^ (milestones passed);  constant: p
+    """
+    total, warmup = total_steps(schedule, steps_per_epoch), warmup_steps(schedule, steps_per_epoch)
+    peak = optim.peak_lr
+    warmup_lr = schedule.warmup_lr * peak
+    if schedule.kind == "cosine":
+        return CosineLRScheduler(
+            optimiser,
+            t_initial=total - warmup,
+            lr_min=schedule.final_lr * peak,
+            warmup_t=warmup,
+            warmup_lr_init=warmup_lr,
+            warmup_prefix=True,
+            t_in_epochs=False,
+        )
+    milestones = schedule.milestones if schedule.kind == "multistep" else ()
+    return MultiStepLRScheduler(
+        optimiser,
+        # timm lets a milestone m act at step m - 1; with one added it acts at m, as in SimMIM.
+        decay_t=sorted(steps_at(schedule, epochs, steps_per_epoch) + 1 for epochs in milestones),
+        decay_rate=schedule.decay,
+        warmup_t=warmup,
+        warmup_lr_init=warmup_lr,
+        warmup_prefix=False,
+        t_in_epochs=False,
+    )

@@ -1,0 +1,42 @@
+"""Reconstructions of the same images under the same masks, over a run."""
+
+import torch
+
+from unmask.data import EvaluationLoader, Subset, normalise
+from unmask.engine.files import LEFTOVER
+from unmask.engine.setup import Job
+from unmask.visualize import reconstruction_strip
+
+IMAGES = 8
+
+
+def save_strip(job: Job, step: int) -> None:
+    """Write `images/step_XXXXXXXX.png`: what the method makes of eight images, evenly spread over the data.
+
+    The state of the random generators stays as it is: a run with other pictures, or none, trains alike.
+    """
+    count = min(IMAGES, len(job.source))
+    chosen = Subset(job.source, [index * len(job.source) // count for index in range(count)])
+    data = job.recipe.data
+    loader = EvaluationLoader(
+        chosen,
+        data.image_size,
+        batch_size=count,
+        channels=data.channels,
+        crop_fraction=1.0,
+        interpolation=data.interpolation,
+        max_bad=1.0,
+        pin_memory=False,
+    )
+    device = job.accelerator.device
+    for pixels, _labels, _indices in loader:  # one batch, or none if no image can be read
+        images = normalise(pixels.to(device), job.mean, job.std)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(job.recipe.seed)
+            mask = job.result.draw(images)
+            picture = reconstruction_strip(job.result, images, mask, mean=job.mean, std=job.std)
+        path = job.folder / "images" / f"step_{step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        unfinished = path.with_name(LEFTOVER + path.name)
+        picture.save(unfinished)
+        unfinished.replace(path)

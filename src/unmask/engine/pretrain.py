@@ -1,0 +1,269 @@
+"""Pre-training: the loop, written once for all methods."""
+
+import math
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from rich.console import Console
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from unmask import __version__
+from unmask.data import Source, normalise, open_source
+from unmask.engine.checkpoint import State, checkpoints, load_checkpoint, save_checkpoint
+from unmask.engine.log import RunLog, is_logged
+from unmask.engine.machine import Machine, peak_memory_mb
+from unmask.engine.measure import HostCopy, Speed
+from unmask.engine.pictures import save_strip
+from unmask.engine.progress import ProgressLine
+from unmask.engine.run import Run, continued, require_same, saved_recipe, saved_state
+from unmask.engine.setup import Job, make_folder, prepare
+from unmask.engine.signals import StopRequest
+from unmask.errors import UserError
+from unmask.export import save_encoder
+from unmask.recipes.base import Recipe
+from unmask.recipes.resolve import resolve_recipe
+from unmask.report import write_report
+from unmask.runs import read_log
+
+MOST_REJECTED = 20  # steps in a row with a loss that is no number, after which a run ends
+
+
+def pretrain(
+    method_or_recipe: str | Recipe,
+    *,
+    data: str | Path | Source,
+    out: str | Path,
+    encoder: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int | None = None,
+    compile: bool = False,
+    checkpointing: bool = False,
+    seed: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Run:
+    """Pre-train an encoder on unlabelled images, into a run folder.
+
+    Nothing is written before everything was checked. A run that was stopped or killed goes on with `resume`
+    from its newest checkpoint, in the middle of an epoch too; on a CPU with the same number of threads bit
+    for bit as if never stopped.
+
+    Args:
+        method_or_recipe: a method ("mae"), a published run, the path of a recipe.json, or a recipe.
+        data: folder, zip or tar of images, or an open source.
+        out: the run's folder, new or empty unless `resume` or `overwrite`.
+        encoder: timm's name; this, the options up to `lr`, and `seed` replace what the recipe says.
+        lr: peak learning rate; None is the recipe's, scaled to the batch.
+        device: "auto", "cpu" or "cuda".
+        precision: of the forward pass: "auto", "fp32", "bf16" or "fp16"; weights are kept in fp32.
+        workers: processes that decode images; None leaves a core to the training, 0 decodes between steps.
+        checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+        resume: go on with the run in `out`, or start it if there is none.
+        overwrite: delete the run in `out` first.
+        overrides: dotted key -> value for all else: "method.mask_ratio", "checkpoint.every", ...
+        progress: show on stderr how it goes.
+
+    Raises:
+        UserError: anything that a person can correct.
+    """
+    folder = Path(out)
+    saved = saved_recipe(folder, resume=resume, overwrite=overwrite)
+    source = data if isinstance(data, Source) else open_source(data)
+    name, encoder = continued(saved, method_or_recipe, encoder)
+    options: dict[str, Any] = {"images": len(source), "image_size": image_size, "seed": seed, "lr": lr}
+    options |= {"epochs": epochs, "steps": steps, "batch_size": batch_size, "overrides": overrides}
+    recipe = resolve_recipe(name, encoder=encoder, **options)
+    if saved is not None:
+        require_same(saved, recipe)
+    state = State(images=len(source)) if saved is None else saved_state(folder, len(source))
+    if saved is not None and read_log(folder / "log.jsonl").status == "finished":
+        Console(stderr=True, quiet=not progress).print(
+            f"The run in {folder} is finished; nothing is left to do."
+        )
+        return Run.of(folder, state, total=state.step)
+    machine = Machine(
+        device=device, precision=precision, workers=workers, compile=compile, checkpointing=checkpointing
+    )
+    job = prepare(recipe, source, folder, machine)
+    return _run(job, state, data=str(data), resumed=saved is not None, overwrite=overwrite, progress=progress)
+
+
+def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, progress: bool) -> Run:
+    """Make or reopen the folder, train, hand over."""
+    accelerator, main = job.accelerator, job.accelerator.is_main_process
+    accelerator.wait_for_everyone()  # every process has looked at the folder before the first one writes
+    if main:
+        make_folder(job, overwrite=overwrite)
+    accelerator.wait_for_everyone()
+    if state.step:
+        load_checkpoint(accelerator, job.ema, checkpoints(job.folder / "checkpoints")[-1])
+        job.loader.bad.update(state.bad)
+    with (
+        StopRequest() as stop,
+        RunLog(job.folder, step=state.step, written=main) as log,
+        ProgressLine(step=state.step, total=job.total, shown=progress and main) as shown,
+    ):
+        shown.say(_headline(job, state, resumed=resumed))
+        facts = {"data": data, "images": state.images, "steps": job.total, "device": job.machine_name}
+        log.event("resume" if resumed else "start", state.step, **facts)
+        train(job, state, log, shown, stop)
+        if stop.signal is not None and state.step < job.total:
+            save(job, state)
+            log.event("stopped", state.step, reason=signal.Signals(stop.signal).name)
+            shown.say(f"Stopped after step {state.step:,}. Go on with the same command and --resume.")
+            return Run.of(job.folder, state, total=job.total, interrupted=stop.exit_code)
+        log.event("end", state.step)
+        if main:
+            shown.say(f"Done. Report: {write_report(job.folder)}")
+    return Run.of(job.folder, state, total=job.total)
+
+
+def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRequest) -> None:
+    """Steps from `state.step` on, until the run is complete or a signal comes; `state` is kept up to date."""
+    batches = job.loader.batches(state.step)
+    speed = Speed(job.recipe.optim.batch_size)
+    began = time.perf_counter() - state.seconds
+    rejected = 0
+    job.model.train()
+    while state.step < job.total and not _stops(job, stop):
+        with speed.waiting():
+            views = next(batches)
+        job.scheduler.step_update(state.step)
+        logged = is_logged(state.step + 1, job.total)
+        losses, norm = update(job, views, with_norm=logged)
+        state.step += 1
+        state.loss, state.seconds = losses["loss"], time.perf_counter() - began
+        if math.isfinite(losses["loss"]):
+            rejected = 0
+            job.method.after_step(state.step, job.total)
+            if job.ema is not None:
+                job.ema.update(job.method)
+        else:
+            rejected += 1
+            log.event("rejected", state.step, loss=str(losses["loss"]))
+            if rejected == MOST_REJECTED:
+                raise UserError(_diverged(state.step))
+        for name in list(job.loader.bad)[len(state.bad) :]:
+            state.bad[name] = job.loader.bad[name]
+            log.event("bad_image", state.step, name=name, reason=state.bad[name])
+        if logged:
+            rates = {**speed.read(), "memory_mb": round(peak_memory_mb(job.accelerator.device), 1)}
+            shown.rates(**rates)
+        shown.step(state.step, losses["loss"])
+        if logged:
+            log.step(_line(job, state.step, losses, norm) | rates)
+        if state.step % job.draw_every == 0 or state.step == job.total:
+            save_pictures(job, state)
+        if state.step % job.save_every == 0 or state.step == job.total:
+            save(job, state)
+
+
+def update(
+    job: Job, views: Mapping[str, UInt8[Tensor, "B C H W"]], *, with_norm: bool
+) -> tuple[dict[str, float], float | None]:
+    """One optimiser step; none if the loss is no finite number.
+
+    Returns:
+        The losses, averaged over processes and accumulated parts, and, if wanted, the norm of the gradient
+        before clipping.
+    """
+    optim, accelerator = job.recipe.optim, job.accelerator
+    sums: dict[str, Tensor] = {}
+    for part in range(optim.accumulate):
+        pixels = {name: view.chunk(optim.accumulate)[part] for name, view in views.items()}
+        images = {
+            name: normalise(view.to(accelerator.device, non_blocking=True), job.mean, job.std)
+            for name, view in pixels.items()
+        }
+        with accelerator.accumulate(job.model):
+            losses = job.model(**images)
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0) + loss.detach() / optim.accumulate
+            copy = HostCopy(sums, accelerator)
+            accelerator.backward(losses["loss"])
+    norm = None
+    if optim.clip is not None:
+        norm = accelerator.clip_grad_norm_(job.parameters, optim.clip)
+    elif with_norm:
+        accelerator.unscale_gradients()
+        norm = get_total_norm([p.grad for p in job.parameters if p.grad is not None])
+    values = copy.read()
+    # The fp16 scaler itself leaves out steps whose gradients are not finite, and must be told of each step.
+    if math.isfinite(values["loss"]) or accelerator.scaler is not None:
+        job.optimiser.step()
+    job.optimiser.zero_grad()
+    return values, None if norm is None or not with_norm else float(norm)
+
+
+def save(job: Job, state: State) -> None:
+    """A checkpoint, and the encoder as it stands."""
+    save_checkpoint(
+        job.accelerator,
+        job.ema,
+        state,
+        job.folder / "checkpoints",
+        keep=job.recipe.checkpoint.keep,
+    )
+    if job.accelerator.is_main_process:
+        made_by = {"unmask": __version__, "method": job.recipe.method.name, "recipe": job.recipe.name}
+        save_encoder(
+            job.result.encoder,
+            job.folder,
+            mean=job.mean,
+            std=job.std,
+            made_by={**made_by, "step": state.step},
+        )
+
+
+def save_pictures(job: Job, state: State) -> None:
+    """A reconstruction strip."""
+    if job.accelerator.is_main_process:
+        save_strip(job, state.step)
+    job.accelerator.wait_for_everyone()
+
+
+def _line(job: Job, step: int, losses: Mapping[str, float], norm: float | None) -> dict[str, float]:
+    """A training line of the log."""
+    line = {"step": step, "epoch": round(step / len(job.loader), 4), **losses}
+    line["lr"] = job.optimiser.param_groups[0]["lr"]
+    if norm is not None:
+        line["grad_norm"] = norm
+    return line
+
+
+def _stops(job: Job, stop: StopRequest) -> bool:
+    """Whether any process was told to stop; then all of them know."""
+    if job.accelerator.num_processes > 1:
+        own = torch.tensor(stop.signal or 0, device=job.accelerator.device)
+        stop.signal = int(job.accelerator.gather(own).max()) or None
+    return stop.signal is not None
+
+
+def _headline(job: Job, state: State, *, resumed: bool) -> str:
+    recipe = job.recipe
+    trained = sum(parameter.numel() for parameter in job.parameters) / 1e6
+    length = f"{job.total:,} steps of {recipe.optim.batch_size} ({len(job.loader):,} an epoch)"
+    what = f"{recipe.name}, {recipe.encoder.name}, {trained:.1f} M parameters"
+    where = f"{state.images:,} images, {length}, {job.machine_name} -> {job.folder}"
+    return (f"Going on from step {state.step:,}: " if resumed else "") + f"{what}; {where}"
+
+
+def _diverged(step: int) -> str:
+    return (
+        f"the loss was no finite number for {MOST_REJECTED} steps in a row, up to step {step:,}; those steps "
+        "were left out. Start anew with a smaller --lr, with optim.clip=1, or with --precision fp32."
+    )

@@ -1,0 +1,174 @@
+"""The folder of a run: may it be written, what is in it already, and what a run hands back."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from unmask.engine.checkpoint import State, checkpoints, read_state
+from unmask.engine.files import LEFTOVER, remove
+from unmask.errors import UserError
+from unmask.recipes.base import Recipe
+
+# Everything that a run makes; nothing else is ever deleted.
+MADE = (
+    "recipe.json",
+    "environment.json",
+    "log.jsonl",
+    "metrics",
+    "images",
+    "checkpoints",
+    "encoder.safetensors",
+    "encoder.json",
+    "report.html",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What `pretrain` hands back.
+
+    Attributes:
+        folder: of the run.
+        step: optimiser steps done, of `total`.
+        loss: of the last step; None if there was none.
+        seconds: spent training, over all resumptions.
+        interrupted: None if the run is finished; 130 if Ctrl-C stopped it, 143 if SIGTERM did (exit codes).
+    """
+
+    folder: Path
+    step: int
+    total: int
+    loss: float | None
+    seconds: float
+    interrupted: int | None = None
+
+    @classmethod
+    def of(cls, folder: Path, state: State, *, total: int, interrupted: int | None = None) -> "Run":
+        """The run as it stands."""
+        return cls(
+            folder=folder,
+            step=state.step,
+            total=total,
+            loss=state.loss,
+            seconds=state.seconds,
+            interrupted=interrupted,
+        )
+
+
+def saved_recipe(folder: Path, *, resume: bool, overwrite: bool) -> Recipe | None:
+    """The recipe of the run to go on with, or None for a new one. Changes nothing.
+
+    Raises:
+        UserError: the folder may not be used so.
+    """
+    if resume and overwrite:
+        raise UserError("--resume goes on with a run and --overwrite deletes it: give one of them")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; give the name of a folder that is to be made")
+    _require_writable(folder)
+    content = [path for path in folder.iterdir() if not _is_leftover(path)] if folder.is_dir() else []
+    if not content:
+        return None
+    recipe = folder / "recipe.json"
+    if not recipe.is_file():
+        raise UserError(
+            f"--out {folder} holds files but no run (no recipe.json); give another folder, or empty this one"
+        )
+    if overwrite:
+        return None
+    if not resume:
+        raise UserError(
+            f"--out {folder} holds a run already. Go on with it: --resume. Delete it and start anew: "
+            "--overwrite. Or give another folder."
+        )
+    try:
+        return Recipe.from_json(recipe)
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise UserError(f"{recipe} cannot be read, so the run cannot go on: {error}") from error
+
+
+def continued(
+    saved: Recipe | None, method_or_recipe: str | Recipe, encoder: str | None
+) -> tuple[str | Recipe, str | None]:
+    """What the options given now are applied to: the saved recipe, if it is meant, so that they need not be
+    repeated.
+
+    Returns:
+        Method or recipe, and the encoder that is to replace its own.
+    """
+    if saved is None or method_or_recipe not in (saved.name, saved.method.name):
+        return method_or_recipe, encoder
+    return saved, None if encoder == saved.encoder.name else encoder
+
+
+def saved_state(folder: Path, images: int) -> State:
+    """Where the run in `folder` stands; at its start if it has no checkpoint yet.
+
+    Raises:
+        UserError: the data set has another number of images now.
+    """
+    newest = checkpoints(folder / "checkpoints")[-1:]
+    if not newest:
+        return State(images=images)
+    state = read_state(newest[0])
+    if state.images != images:
+        raise UserError(
+            f"the run in {folder} was started with {state.images:,} images, but --data has {images:,} now; "
+            "their order and the run's length depend on the number. Restore the data, or start a new run."
+        )
+    return state
+
+
+def require_same(saved: Recipe, given: Recipe) -> None:
+    """A run goes on with the recipe that it was started with; only how often it saves may change.
+
+    Raises:
+        UserError: a contradiction, with both values.
+    """
+    before, now = _flat(saved.model_dump(mode="json")), _flat(given.model_dump(mode="json"))
+    changed = [
+        f"{key} is {before.get(key, 'not set')}, not {now.get(key, 'not set')}"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key) and not key.startswith("checkpoint.")
+    ]
+    if changed:
+        more = f" (and {len(changed) - 4} more)" if len(changed) > 4 else ""
+        raise UserError(
+            f"--resume goes on with a run as it was started, but of this one {'; '.join(changed[:4])}{more}. "
+            "Leave these options out, or start a new run in another folder."
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain data with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def clear(folder: Path) -> None:
+    """Delete a run from its folder: what a run makes, and nothing else that lies there. The recipe goes last,
+    so that the folder stays a run's until all else is gone."""
+    leftovers = [path for path in folder.iterdir() if _is_leftover(path)]
+    for path in [*leftovers, *(folder / name for name in reversed(MADE))]:
+        remove(path)
+
+
+def _is_leftover(path: Path) -> bool:
+    return path.name.startswith(LEFTOVER)
+
+
+def _require_writable(folder: Path) -> None:
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"--out {folder}: {nearest} is a file, not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"--out {folder}: no permission to write in {nearest}")

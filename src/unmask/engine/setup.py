@@ -1,0 +1,185 @@
+"""Everything that a run needs, checked and built before a file is written."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.optim import Optimizer
+
+from unmask.data import Augment, PretrainLoader, Source
+from unmask.data.views import imagenet_statistics
+from unmask.engine.files import write_text
+from unmask.engine.machine import (
+    Machine,
+    choose_device,
+    choose_precision,
+    default_workers,
+    describe,
+    make_accelerator,
+)
+from unmask.engine.optim import build_optimiser, build_scheduler, total_steps
+from unmask.engine.run import clear
+from unmask.errors import UserError
+from unmask.methods.base import Method
+from unmask.recipes.base import Recipe
+from unmask.recipes.build import build_method
+
+FEWEST_STEPS_BETWEEN_CHECKPOINTS = 100
+MOST_STEPS_BETWEEN_CHECKPOINTS = 1000
+STRIPS = 10  # over a run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The parts of one run.
+
+    Attributes:
+        method: as the paper has it.
+        model: the same as Accelerate wraps it, to be called for the losses.
+        ema: moving average of the method's weights; None without.
+        parameters: those that are trained.
+        total: optimiser steps of the run.
+        mean: of pixels in [0, 1], a channel; what images are normalised with.
+        std: likewise.
+        environment: the machine, for environment.json.
+    """
+
+    folder: Path
+    recipe: Recipe
+    source: Source
+    loader: PretrainLoader
+    accelerator: Accelerator
+    method: Method
+    model: nn.Module
+    ema: ModelEmaV3 | None
+    parameters: list[nn.Parameter]
+    optimiser: Optimizer
+    scheduler: Scheduler
+    total: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    environment: dict[str, Any]
+
+    @property
+    def result(self) -> Method:
+        """The method with the weights that are exported and shown: averaged if they are."""
+        return self.method if self.ema is None else self.ema.module
+
+    @property
+    def machine_name(self) -> str:
+        """The device and its precision, for people."""
+        device = self.environment["gpu"] or "CPU"
+        count = self.accelerator.num_processes
+        return f"{f'{count} x ' if count > 1 else ''}{device} ({self.environment['precision']})"
+
+    @property
+    def save_every(self) -> int:
+        """Steps between checkpoints."""
+        if self.recipe.checkpoint.every is not None:
+            return self.recipe.checkpoint.every
+        # An epoch of a small folder lasts seconds; saving takes about as long.
+        epoch = max(len(self.loader), FEWEST_STEPS_BETWEEN_CHECKPOINTS)
+        return min(epoch, MOST_STEPS_BETWEEN_CHECKPOINTS)
+
+    @property
+    def draw_every(self) -> int:
+        """Steps between reconstruction strips."""
+        return self.recipe.checkpoint.pictures or max(1, self.total // STRIPS)
+
+
+def prepare(recipe: Recipe, source: Source, folder: Path, machine: Machine) -> Job:
+    """Build all parts of a run; writes nothing.
+
+    Raises:
+        UserError: something does not fit, or is not there on this machine.
+    """
+    device = choose_device(machine.device)
+    set_seed(recipe.seed)
+    method = build_method(recipe)
+    method.encoder.checkpointing = machine.checkpointing
+    precision = choose_precision(machine.precision, device, method.encoder.dim)
+    accelerator = make_accelerator(device, precision, recipe.optim.accumulate)
+    workers = default_workers() if machine.workers is None else machine.workers
+    loader = _loader(recipe, source, method, accelerator, workers)
+    mean, std = imagenet_statistics(recipe.data.channels, recipe.data.mean, recipe.data.std)
+    method.to(accelerator.device)
+    optimiser = build_optimiser(method, recipe.optim)
+    # Copied before compilation and Accelerate change the method's forward.
+    ema = None if recipe.optim.ema is None else ModelEmaV3(method, decay=recipe.optim.ema)
+    if machine.compile:
+        method.compile()
+    model, prepared = accelerator.prepare(method, optimiser)
+    # Every process started from the same weights; from here on each draws its own masks.
+    set_seed(recipe.seed + 1 + accelerator.process_index)
+    return Job(
+        folder=folder,
+        recipe=recipe,
+        source=source,
+        loader=loader,
+        accelerator=accelerator,
+        method=method,
+        model=model,
+        ema=ema,
+        parameters=[parameter for parameter in method.parameters() if parameter.requires_grad],
+        optimiser=prepared,
+        scheduler=build_scheduler(optimiser, recipe.optim, recipe.schedule, len(loader)),
+        total=total_steps(recipe.schedule, len(loader)),
+        mean=mean,
+        std=std,
+        environment=describe(accelerator, precision)
+        | {"workers": workers, "compile": machine.compile, "checkpointing": machine.checkpointing},
+    )
+
+
+def make_folder(job: Job, *, overwrite: bool) -> None:
+    """The run's folder, with the recipe and the machine that it runs on."""
+    if overwrite and job.folder.exists():
+        clear(job.folder)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    write_text(job.folder / "recipe.json", job.recipe.to_json())
+    write_text(job.folder / "environment.json", json.dumps(job.environment, indent=2) + "\n")
+
+
+def _loader(
+    recipe: Recipe, source: Source, method: Method, accelerator: Accelerator, workers: int
+) -> PretrainLoader:
+    """Batches of one optimiser step for this process; accumulated parts are cut from them later, so that they
+    do not change which images a step sees."""
+    parts = accelerator.num_processes * recipe.optim.accumulate
+    if recipe.optim.batch_size % parts:
+        raise UserError(
+            f"a batch of {recipe.optim.batch_size} images cannot be shared by {accelerator.num_processes} "
+            f"processes with optim.accumulate={recipe.optim.accumulate}; use a multiple of {parts}"
+        )
+    data = recipe.data
+    try:
+        augment = Augment(
+            image_size=data.image_size,
+            crop_scale=data.crop_scale,
+            crop_ratio=data.crop_ratio,
+            flip=data.flip,
+            interpolation=data.interpolation,
+            channels=data.channels,
+        )
+        return PretrainLoader(
+            source,
+            method.views,
+            augment,
+            batch_size=recipe.optim.batch_size // accelerator.num_processes,
+            seed=recipe.seed,
+            workers=workers,
+            max_bad=data.max_bad,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
