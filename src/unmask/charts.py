@@ -91,7 +91,7 @@ def _spans_decades(values: Values) -> bool:
 
 def _style(axes: Axes, values: Values, *, logarithmic: bool) -> None:
     axes.set_xlabel("step", color=MUTED)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if logarithmic:
         axes.set_yscale("log")
@@ -109,7 +109,7 @@ def _style(axes: Axes, values: Values, *, logarithmic: bool) -> None:
             axes.set_ylim(bottom=0)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.margins(x=0.01)
+    axes.set_xlim(0, axes.dataLim.x1 * 1.01)
     axes.tick_params(colors=MUTED, length=0, pad=5)
     axes.tick_params(which="minor", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -17,7 +17,7 @@ from unmask import __version__
 from unmask.charts import line_chart
 from unmask.engine.files import write_text
 from unmask.runs import Line, Log, number, read_json, read_log, read_recipe
-from unmask.summary import KINDS, header, score, tiles, warnings
+from unmask.summary import KINDS, data_name, header, score, tiles, warnings
 
 MAX_STRIPS = 5  # reconstruction strips in the page: the last large, the others small
 
@@ -29,8 +29,9 @@ def write_report(run: Path) -> Path:
     """
     recipe = read_recipe(run).model_dump(mode="json")
     log = read_log(run / "log.jsonl")
+    environment = read_json(run / "environment.json")
     page = _template().render(
-        header(recipe, log)
+        header(recipe, log, environment)
         | {
             "warnings": list(warnings(log)),
             "tiles": list(tiles(recipe, log)),
@@ -38,11 +39,11 @@ def write_report(run: Path) -> Path:
             "strips": _strips(run / "images"),
             "scores": _scores(log),
             "evaluations": [_evaluation_row(event) for event in log.all("evaluation")],
-            "snippet": read_json(run / "encoder.json").get("load"),
+            "snippet": _snippet(run),
             "commands": _commands(run, recipe, log),
             "recipe": _recipe_tables(recipe),
             "recipe_json": json.dumps(recipe, indent=2),
-            "environment": list(_flat(read_json(run / "environment.json"))),
+            "environment": list(_flat(environment)),
             "run": shlex.quote(str(run.resolve())),
             "folder": run.resolve(),
             "version": __version__,
@@ -71,7 +72,7 @@ def _charts(log: Log) -> list[dict[str, Any]]:
         charts.append({"title": "Loss", "note": note, "svg": svg})
     if log.numbers("lr"):
         rates = [number(line, "lr") for line in log.steps]
-        note = f"Highest {max(log.numbers('lr')):.3g}."
+        note = f"Highest {max(log.numbers('lr')):.1e}.".replace("e-0", "e-")
         svg = Markup(line_chart(steps, rates, name="Learning rate over steps"))
         charts.append({"title": "Learning rate", "note": note, "svg": svg})
     return charts
@@ -115,7 +116,7 @@ def _score_bars(event: Line) -> dict[str, Any]:
     baselines = {name: number(event["baselines"], name) for name in event.get("baselines") or {}}
     bars = [_bar("this encoder", score(event), own=True)]
     bars += [_bar(name, value, own=False) for name, value in baselines.items() if value is not None]
-    facts = [Path(str(event["data"])).name] if event.get("data") else []
+    facts = [data_name(event)] if event.get("data") else []
     facts += [f"step {event['step']:,}"] if isinstance(event.get("step"), int) else []
     return {"title": KINDS.get(event["kind"], event["kind"]), "note": ", ".join(facts), "bars": bars}
 
@@ -130,17 +131,23 @@ def _evaluation_row(event: Line) -> dict[str, str]:
     return row | {"score": f"{score(event):.1%}"}
 
 
+def _snippet(run: Path) -> str | None:
+    """Python that loads the encoder, from where it lies; None before the first export."""
+    code = read_json(run / "encoder.json").get("load")
+    return code and code.replace("encoder.safetensors", str(run.resolve() / "encoder.safetensors"))
+
+
 def _commands(run: Path, recipe: Line, log: Log) -> list[dict[str, str]]:
     folder = shlex.quote(str(run.resolve()))
     data = shlex.quote(str(log.last("start", "resume").get("data", "photos/")))
-    lines = {
-        "Measure it on labelled pictures": f"unmask evaluate linear {folder} --data labelled/",
-        "Try it on a picture of your own": f"unmask reconstruct {folder} picture.jpg",
-        "Take it home": f"unmask export {folder} --to timm",
-    }
+    lines = {}
     if log.status != "finished":
         resume = f"unmask pretrain {recipe['method']['name']} --data {data} --out {folder} --resume"
-        lines = {"Continue the training": resume} | lines
+        lines["Continue the training"] = resume
+    if (run / "encoder.json").is_file():
+        lines["Measure it on labelled pictures"] = f"unmask evaluate linear {folder} --data labelled/"
+        lines["Try it on a picture of your own"] = f"unmask reconstruct {folder} picture.jpg"
+        lines["Take it home"] = f"unmask export {folder} --to timm"
     return [{"title": title, "line": line} for title, line in lines.items()]
 
 

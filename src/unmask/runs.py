@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import SAFE_WEIGHTS_NAME
 from pydantic import ValidationError
 from safetensors.torch import load_file
@@ -141,7 +142,8 @@ def load_method(run: Path, recipe: Recipe | None = None) -> Method:
         raise UserError(f"{run} has no checkpoint yet; wait until the run has saved one")
     average = found[-1] / AVERAGE
     path = average if average.is_file() else found[-1] / SAFE_WEIGHTS_NAME
-    method = build_method(recipe)
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn first, which should disturb nobody
+        method = build_method(recipe)
     try:
         # Wrappers for several devices and for compilation leave their prefix on every name.
         weights = {

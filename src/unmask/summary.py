@@ -8,20 +8,21 @@ from typing import Any
 from unmask.methods import METHODS
 from unmask.runs import Line, Log, number
 
+SPLITS = (("train",), ("training",), ("validation",), ("val",), ("test",))
 KINDS = {"knn": "k-nearest neighbours", "linear": "Linear probe"}
 
 
-def header(recipe: Line, log: Log) -> dict[str, Any]:
+def header(recipe: Line, log: Log, environment: Line) -> dict[str, Any]:
     """Title, status and the paragraph that says in plain language what was trained."""
     facts = log.last("start", "resume")
     method, encoder = _method_title(recipe), recipe["encoder"]["name"]
-    data = Path(str(facts["data"])).name if facts.get("data") else ""
+    data = data_name(facts)
     return {
         "title": method,
         "encoder": encoder,
         "data": data,
         "status": log.status,
-        "summary": " ".join(_sentences(recipe, log, data)),
+        "summary": " ".join(_sentences(recipe, log, data, _machine(environment))),
     }
 
 
@@ -30,7 +31,7 @@ def _method_title(recipe: Line) -> str:
     return METHODS[name].__name__ if name in METHODS else name
 
 
-def _sentences(recipe: Line, log: Log, data: str) -> Iterable[str]:
+def _sentences(recipe: Line, log: Log, data: str, machine: str) -> Iterable[str]:
     facts = log.last("start", "resume")
     height, width = recipe["data"]["image_size"]
     images = number(facts, "images")
@@ -48,17 +49,31 @@ def _sentences(recipe: Line, log: Log, data: str) -> Iterable[str]:
     of_total = f" of {total:,.0f}" if total and last < total else ""
     epochs = f" ({epoch:.3g} epochs)" if (epoch := number(log.steps[-1], "epoch")) else ""
     seconds = f" in {_duration(log.seconds)}" if log.seconds else ""
-    device = f" on {facts['device']}" if facts.get("device") else ""
     seen = images_seen(recipe, log)
-    yield f"It took {last:,}{of_total} steps{epochs} and saw {seen:,} images{seconds}{device}."
+    yield f"It took {last:,}{of_total} steps{epochs} and saw {seen:,} images{seconds}{machine}."
     losses = log.numbers("loss")
     if len(losses) > 1:
         first, final = _first_and_final(losses)
         yield f"The loss went from {first:.3g} to {final:.3g}."
-    wait = log.numbers("data_wait")
-    if wait:
-        share = mean(wait)
+    share = waiting_share(log)
+    if share is not None:
         yield f"{_loading(share)}: {share:.1%} of the time was spent waiting for data."
+
+
+def data_name(event: Line) -> str:
+    """What to call an event's data: the end of its path, two parts if the last only names a split."""
+    parts = Path(str(event.get("data") or "")).parts
+    return "/".join(parts[-2:] if parts[-1:] in SPLITS else parts[-1:])
+
+
+def _machine(environment: Line) -> str:
+    """ " on one NVIDIA H100", " on 2 CPU cores (AMD EPYC)", or nothing if it is not known."""
+    processes = environment.get("processes") or 1
+    if environment.get("gpu"):
+        return f" on {processes} × {environment['gpu']}" if processes > 1 else f" on one {environment['gpu']}"
+    threads = environment.get("threads")
+    processor = f" ({environment['processor']})" if environment.get("processor") else ""
+    return f" on {threads} CPU {'core' if threads == 1 else 'cores'}{processor}" if threads else ""
 
 
 def _loading(share: float) -> str:
@@ -69,11 +84,13 @@ def _loading(share: float) -> str:
 
 def warnings(log: Log) -> Iterable[str]:
     """What a person should know before trusting the run."""
-    lost = sum("loss" in line and number(line, "loss") is None for line in log.steps)
+    lost = max(len(log.all("rejected")), sum(line.get("loss", 0) is None for line in log.steps))
     if lost:
+        trained = log.steps[-1]["step"] if log.steps else lost
         yield (
-            f"In {lost:,} of {len(log.steps):,} logged steps the loss was not a finite number. A lower "
-            "learning rate, gradient clipping (optim.clip=1) or --precision fp32 usually helps."
+            f"In {lost:,} of {trained:,} steps the loss was not a finite number; the weights were left alone "
+            "there. If it happens often, a lower learning rate, gradient clipping (optim.clip=1) or "
+            "--precision fp32 helps."
         )
     bad = log.all("bad_image")
     if bad:
@@ -91,19 +108,24 @@ def tiles(recipe: Line, log: Log) -> Iterable[dict[str, str]]:
     """The key figures, each with a label and a note; none before the first step."""
     if not log.steps:
         return
-    losses, speeds, waits = log.numbers("loss"), log.numbers("images_per_s"), log.numbers("data_wait")
+    losses, speeds, share = log.numbers("loss"), log.numbers("images_per_s"), waiting_share(log)
     memory = log.numbers("memory_mb")
     facts = log.last("start", "resume")
     final = f"{_first_and_final(losses)[1]:.4g}" if losses else "not finite"
     images = number(facts, "images")
     bad = len(log.all("bad_image"))
     seen = images_seen(recipe, log)
-    yield _tile("Final loss", final, f"first {losses[0]:.4g}" if losses else "")
+    yield _tile(
+        "Final loss" if log.status == "finished" else "Loss now",
+        final,
+        f"first {losses[0]:.4g}" if losses else "",
+    )
     yield _tile("Images seen", _short(seen), f"{seen / images:.3g} × the data set" if images else "")
     time = _duration(log.seconds) if log.seconds else "–"
-    yield _tile("Training time", time, f"{log.steps[-1]['step']:,} steps")
+    last = log.steps[-1]["step"]
+    yield _tile("Training time", time, f"{last:,} {'step' if last == 1 else 'steps'}")
     yield _tile("Images a second", _short(median(speeds)) if speeds else "–", "median")
-    yield _tile("Waiting for data", f"{mean(waits):.1%}" if waits else "–", "of the time")
+    yield _tile("Waiting for data", "–" if share is None else f"{share:.1%}", "of the time")
     yield _tile("Peak memory", f"{max(memory) / 1024:.3g} GB" if memory else "–", "")
     yield _tile("Bad pictures", f"{bad:,}", "skipped" if bad else "none skipped")
     best = max(log.all("evaluation"), key=score, default=None)
@@ -127,15 +149,27 @@ def images_seen(recipe: Line, log: Log) -> int:
     return int(log.steps[-1]["step"]) * int(recipe["optim"]["batch_size"])
 
 
+def waiting_share(log: Log) -> float | None:
+    """Share of the time spent waiting for data; every line counts for the steps since the one before."""
+    total, steps, before = 0.0, 0, 0
+    for line in log.steps:
+        share = number(line, "data_wait")
+        if share is not None:
+            total += share * (line["step"] - before)
+            steps += line["step"] - before
+        before = line["step"]
+    return total / steps if steps else None
+
+
 def _first_and_final(losses: Sequence[float]) -> tuple[float, float]:
     """The first loss and the mean of the last fiftieth, since single batches scatter."""
     return losses[0], mean(losses[-max(1, len(losses) // 50) :])
 
 
 def _short(value: float) -> str:
-    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= 10 * unit or (value >= unit > 1e3):
-            return f"{value / unit:.3g}{name}"
+    for unit, name in ((1e9, "billion"), (1e6, "million")):
+        if value >= unit:
+            return f"{value / unit:.3g} {name}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

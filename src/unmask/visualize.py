@@ -82,9 +82,13 @@ def reconstruct(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mask = method.draw(images)
+    strip = reconstruction_strip(method, images, mask, mean=mean, std=std)
     out = out or run / "reconstructions" / f"{pictures[0].stem}.png"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    reconstruction_strip(method, images, mask, mean=mean, std=std).save(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        strip.save(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
     return out
 
 
