@@ -12,14 +12,21 @@ import tempfile
 import weakref
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from unmask.data.files import IndexedFiles, pick_images, require_images
 from unmask.errors import UserError
 
-_OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_DAMAGED = "{path} is damaged or incomplete ({error}); make or download it again."
+_OPENERS: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+}
 
 
 class Zip(IndexedFiles):
@@ -30,7 +37,7 @@ class Zip(IndexedFiles):
             with zipfile.ZipFile(path) as archive:
                 entries = {entry.filename: entry for entry in archive.infolist() if not entry.is_dir()}
         except (zipfile.BadZipFile, EOFError) as error:
-            raise UserError(f"{path} is a damaged zip file ({error}); make or download it again.") from error
+            raise UserError(_DAMAGED.format(path=path, error=error)) from error
         names, others = pick_images(entries)
         require_images(path, names, others)
         chosen = [entries[name] for name in names]
@@ -50,7 +57,7 @@ class Zip(IndexedFiles):
     def read(self, index: int) -> bytes:
         # By hand and not with ZipFile, which would parse the whole directory again in every worker.
         offset, size, crc, method = (int(value) for value in self._index[index])
-        with self.path.open("rb", buffering=0) as file:
+        with self.path.open("rb") as file:
             file.seek(offset)
             header = file.read(30)
             if len(header) < 30 or not header.startswith(b"PK\x03\x04"):
@@ -85,7 +92,7 @@ class Tar(IndexedFiles):
 
     def read(self, index: int) -> bytes:
         offset, size = (int(value) for value in self._index[index])
-        with self._plain.open("rb", buffering=0) as file:
+        with self._plain.open("rb") as file:
             file.seek(offset)
             data = file.read(size)
         if len(data) < size:
@@ -101,7 +108,14 @@ def _index_tar(path: Path, plain: Path) -> dict[str, tuple[int, int]]:
         plain: the uncompressed tar to read.
     """
     try:
-        with tarfile.open(plain, "r:") as archive:
+        archive = tarfile.open(plain, "r:")  # noqa: SIM115, two kinds of error to tell apart
+    except tarfile.ReadError as error:
+        raise UserError(
+            f"{path} is no folder and no archive that can be read ({error}); give a folder of pictures, "
+            "or a zip, tar, tar.gz, tar.bz2 or tar.xz archive of one."
+        ) from error
+    try:
+        with archive:
             # Sparse files do not lie in one piece; no image is stored as one.
             return {
                 posixpath.normpath(member.name).lstrip("/"): (member.offset_data, member.size)
@@ -109,10 +123,7 @@ def _index_tar(path: Path, plain: Path) -> dict[str, tuple[int, int]]:
                 if member.isreg() and not member.issparse()
             }
     except tarfile.ReadError as error:
-        raise UserError(
-            f"{path} is no folder and no archive that can be read ({error}); give a folder of pictures, "
-            "or a zip, tar, tar.gz, tar.bz2 or tar.xz archive of one."
-        ) from error
+        raise UserError(_DAMAGED.format(path=path, error=error)) from error
 
 
 def _decompress(path: Path, *, owner: object) -> Path:
@@ -129,7 +140,7 @@ def _decompress(path: Path, *, owner: object) -> Path:
         with opener(path) as packed, os.fdopen(handle, "wb") as unpacked:
             shutil.copyfileobj(packed, unpacked, 1 << 20)
     except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is damaged or incomplete ({error}); make or download it again.") from error
+        raise UserError(_DAMAGED.format(path=path, error=error)) from error
     except OSError as error:
         raise UserError(
             f"{path} could not be decompressed into {plain.parent} ({error}); set TMPDIR to a folder with "

@@ -1,10 +1,17 @@
 """Batches: the same ones for a seed, however many workers read them and wherever a run is taken up again."""
 
+import atexit
+import functools
 import logging
 import math
+import os
 import signal
+import sys
+import threading
 import warnings
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +100,7 @@ class PretrainLoader:
             UserError: too many files are bad.
         """
         sampler = _EndlessBatches(*self._order, start_step)
-        for samples in _loader(self._samples, sampler, self._workers, self._pin_memory):
+        for samples in _prepared(self._samples, sampler, self._workers, self._pin_memory):
             _note_bad(samples, self.bad, self._allowed, len(self.source))
             yield samples.tensors
 
@@ -141,7 +148,7 @@ class EvaluationLoader:
         order = range(len(self.source))
         batches = [order[start : start + self._batch_size] for start in order[:: self._batch_size]]
         labels = None if self.source.labels is None else torch.tensor(self.source.labels)
-        for samples in _loader(self._samples, batches, self._workers, self._pin_memory):
+        for samples in _prepared(self._samples, batches, self._workers, self._pin_memory):
             _note_bad(samples, self.bad, self._allowed, len(self.source))
             if samples.tensors:
                 indices = samples.tensors["indices"]
@@ -193,29 +200,54 @@ def _note_bad(samples: Samples, bad: dict[str, str], allowed: int, count: int) -
         )
 
 
-def _loader(dataset: Dataset, batches, workers: int, pin_memory: bool | None) -> DataLoader:
-    return DataLoader(
+def _prepared(
+    dataset: Dataset, batches: Iterable, workers: int, pin_memory: bool | None
+) -> Iterator[Samples]:
+    """The batches that the workers make; the workers stop with this iterator or with the program."""
+    loader = DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_as_it_is,
-        worker_init_fn=_start_worker,
+        worker_init_fn=functools.partial(_start_worker, os.getpid()),
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
         prefetch_factor=2 if workers else None,
         # Its own generator: DataLoader draws a seed for its workers, and from the global generator that draw
         # would change every mask after a resume.
         generator=torch.Generator(),
     )
+    running = (samples for samples in iter(loader))
+    if workers:
+        # DataLoader has no close, and at exit it waits five seconds for each worker of an iterator that
+        # something still holds, such as the traceback of a Ctrl-C. Registered after its hooks, this one runs
+        # before them.
+        atexit.register(_close, weakref.ref(running))
+    return running
 
 
-def _as_it_is(samples: Samples) -> Samples:
+def _close(reference: weakref.ref) -> None:
+    running = reference()
+    if running is not None:
+        running.close()
+
+
+def _as_it_is(samples: Any) -> Any:
+    # The data sets stack their batches themselves.
     return samples
 
 
-def _start_worker(_number: int) -> None:
+def _start_worker(parent: int, _number: int) -> None:
     # Ctrl-C and a cluster's SIGTERM reach the whole group of processes; the main one saves and then stops us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":  # others cannot tell who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_await_end, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     # Pillow warns about odd metadata of pictures that it reads all the same.
     warnings.filterwarnings("ignore", module="PIL")
+
+
+def _await_end(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -49,7 +49,7 @@ class Subset(Source):
     def __init__(
         self,
         source: Source,
-        indices: Sequence[int],
+        indices: Sequence[int] | np.ndarray,
         *,
         labels: list[int] | None = None,
         classes: list[str] | None = None,
@@ -190,7 +190,8 @@ def _scan(root: Path) -> tuple[list[str], int]:
     images: list[str] = []
     others = 0
     seen: set[tuple[int, int]] = set()
-    folders, linked = [""], []
+    folders: list[str] = [""]
+    linked: list[str] = []
     while folders or linked:
         # Real folders before linked ones: a folder that is reached both ways keeps its own name, and class.
         inside = folders.pop() if folders else linked.pop(0)
