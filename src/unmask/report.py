@@ -17,7 +17,7 @@ from unmask import __version__
 from unmask.charts import line_chart
 from unmask.engine.files import write_text
 from unmask.runs import Line, Log, number, read_json, read_log, read_recipe
-from unmask.summary import KINDS, data_name, header, score, tiles, warnings
+from unmask.summary import data_name, header, kind_title, score, tiles, warnings
 
 MAX_STRIPS = 5  # reconstruction strips in the page: the last large, the others small
 
@@ -107,18 +107,29 @@ def _strip(path: Path) -> dict[str, Any] | None:
 
 
 def _scores(log: Log) -> list[dict[str, Any]]:
-    """The newest evaluation of every kind and data set, as bars beside its baselines."""
-    newest = {(event["kind"], event.get("data")): event for event in log.all("evaluation")}
-    return [_score_bars(event) for event in newest.values() if number(event, "score") is not None]
+    """The newest evaluation of every kind, data set and choice of features, as bars beside its baselines."""
+    newest: dict[tuple[str, ...], dict[str, Any]] = {}
+    for event in log.all("evaluation"):
+        if number(event, "score") is None:
+            continue
+        key = tuple(str(event.get(name)) for name in ("kind", "data", "pool", "layer"))
+        # Baselines do not depend on the training: one measurement serves all later evaluations.
+        earlier = newest.pop(key, {}).get("baselines")
+        newest[key] = {**event, "baselines": event.get("baselines") or earlier or {}}
+    return [_score_bars(event) for event in newest.values()]
 
 
 def _score_bars(event: Line) -> dict[str, Any]:
-    baselines = {name: number(event["baselines"], name) for name in event.get("baselines") or {}}
+    baselines = {name: number(event["baselines"], name) for name in event["baselines"]}
+    error = number(event, "standard_error")
     bars = [_bar("this encoder", score(event), own=True)]
     bars += [_bar(name, value, own=False) for name, value in baselines.items() if value is not None]
     facts = [data_name(event)] if event.get("data") else []
     facts += [f"step {event['step']:,}"] if isinstance(event.get("step"), int) else []
-    return {"title": KINDS.get(event["kind"], event["kind"]), "note": ", ".join(facts), "bars": bars}
+    facts += [f"pool {event['pool']}"] if event.get("pool", "mean") != "mean" else []
+    facts += [f"layer {event['layer']}"] if event.get("layer") is not None else []
+    facts += [f"standard error {error:.1%}"] if error is not None else []
+    return {"title": kind_title(event), "note": " · ".join(facts), "bars": bars}
 
 
 def _bar(name: str, value: float, *, own: bool) -> dict[str, Any]:
@@ -127,7 +138,7 @@ def _bar(name: str, value: float, *, own: bool) -> dict[str, Any]:
 
 
 def _evaluation_row(event: Line) -> dict[str, str]:
-    row = {key: str(event.get(key, "–")) for key in ("kind", "data", "step")}
+    row = {"kind": kind_title(event), "data": data_name(event), "step": str(event.get("step", "–"))}
     return row | {"score": f"{score(event):.1%}"}
 
 

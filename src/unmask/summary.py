@@ -115,11 +115,8 @@ def tiles(recipe: Line, log: Log) -> Iterable[dict[str, str]]:
     images = number(facts, "images")
     bad = len(log.all("bad_image"))
     seen = images_seen(recipe, log)
-    yield _tile(
-        "Final loss" if log.status == "finished" else "Loss now",
-        final,
-        f"first {losses[0]:.4g}" if losses else "",
-    )
+    now = "Final loss" if log.status == "finished" else "Loss now"
+    yield _tile(now, final, f"first {losses[0]:.4g}" if losses else "")
     yield _tile("Images seen", _short(seen), f"{seen / images:.3g} × the data set" if images else "")
     time = _duration(log.seconds) if log.seconds else "–"
     last = log.steps[-1]["step"]
@@ -128,11 +125,17 @@ def tiles(recipe: Line, log: Log) -> Iterable[dict[str, str]]:
     yield _tile("Waiting for data", "–" if share is None else f"{share:.1%}", "of the time")
     yield _tile("Peak memory", f"{max(memory) / 1024:.3g} GB" if memory else "–", "")
     yield _tile("Bad pictures", f"{bad:,}", "skipped" if bad else "none skipped")
-    best = max(log.all("evaluation"), key=score, default=None)
-    if best is None:
-        yield _tile("Accuracy", "–", "not evaluated yet")
+    evaluations = log.all("evaluation")
+    if evaluations:
+        best = max(evaluations, key=score)
+        yield _tile(kind_title(best), f"{score(best):.1%}", "accuracy, frozen features")
     else:
-        yield _tile(KINDS.get(best["kind"], best["kind"]), f"{score(best):.1%}", "accuracy, frozen features")
+        yield _tile("Accuracy", "–", "not evaluated yet")
+
+
+def kind_title(event: Line) -> str:
+    """The name of an evaluation, for people."""
+    return KINDS.get(str(event["kind"]), str(event["kind"]))
 
 
 def score(event: Line) -> float:
