@@ -28,7 +28,6 @@ from unmask.errors import UserError
 from unmask.export import save_encoder
 from unmask.recipes.base import Recipe
 from unmask.recipes.resolve import resolve_recipe
-from unmask.report import write_report
 from unmask.runs import read_log
 
 MOST_REJECTED = 20  # steps in a row with a loss that is no number, after which a run ends
@@ -128,6 +127,9 @@ def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, p
             return Run.of(job.folder, state, total=job.total, interrupted=stop.exit_code)
         log.event("end", state.step)
         if main:
+            # Imported late: matplotlib would delay the first step by half a second.
+            from unmask.report import write_report
+
             shown.say(f"Done. Report: {write_report(job.folder)}")
     return Run.of(job.folder, state, total=job.total)
 

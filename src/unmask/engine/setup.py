@@ -107,7 +107,7 @@ def prepare(recipe: Recipe, source: Source, folder: Path, machine: Machine) -> J
     accelerator = make_accelerator(device, precision, recipe.optim.accumulate)
     workers = default_workers() if machine.workers is None else machine.workers
     loader = _loader(recipe, source, method, accelerator, workers)
-    mean, std = imagenet_statistics(recipe.data.channels, recipe.data.mean, recipe.data.std)
+    mean, std = _statistics(recipe)
     method.to(accelerator.device)
     optimiser = build_optimiser(method, recipe.optim)
     # Copied before compilation and Accelerate change the method's forward.
@@ -144,6 +144,14 @@ def make_folder(job: Job, *, overwrite: bool) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     write_text(job.folder / "recipe.json", job.recipe.to_json())
     write_text(job.folder / "environment.json", json.dumps(job.environment, indent=2) + "\n")
+
+
+def _statistics(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that images are normalised with."""
+    try:
+        return imagenet_statistics(recipe.data.channels, recipe.data.mean, recipe.data.std)
+    except ValueError as error:
+        raise UserError(f"data.{error}") from error
 
 
 def _loader(

@@ -1,0 +1,181 @@
+"""What a step does."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageChops
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tests.engine.tiny import TINY, lines, pictures, run, same, training, weights
+from unmask.data import open_source
+from unmask.engine.machine import Machine, choose_precision, cpu_has_bf16
+from unmask.engine.pretrain import MOST_REJECTED, update
+from unmask.engine.setup import Job, prepare
+from unmask.errors import UserError
+from unmask.recipes.resolve import resolve_recipe
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("data") / "pictures")
+
+
+def job(data: Path, out: Path, overrides: dict[str, Any] | None = None, **machine: Any) -> Job:
+    torch.set_num_threads(1)
+    recipe = resolve_recipe(
+        "mae",
+        encoder="vit_tiny_patch16_224",
+        image_size=(32, 32),
+        batch_size=16,
+        steps=4,
+        overrides=TINY | (overrides or {}),
+    )
+    defaults = {"device": "cpu", "precision": "fp32", "workers": 0, "compile": False, "checkpointing": False}
+    return prepare(recipe, open_source(data), out, Machine(**(defaults | machine)))
+
+
+def batches(of: Job) -> Iterator[dict[str, Tensor]]:
+    return of.loader.batches(0)
+
+
+def gradients(of: Job) -> list[Tensor]:
+    """Gradients of the first batch, caught before the optimiser uses them."""
+    caught: list[Tensor] = []
+    of.optimiser.optimizer.register_step_pre_hook(  # type: ignore[attr-defined]
+        lambda *_: caught.extend(p.grad.clone() for p in of.parameters)  # type: ignore[union-attr]
+    )
+    update(of, next(batches(of)), with_norm=True)
+    return caught
+
+
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(data: Path, tmp_path: Path) -> None:
+    whole = gradients(job(data, tmp_path))
+    parts = gradients(job(data, tmp_path, {"optim.accumulate": 4}))
+    assert len(whole) == len(parts) > 20
+    for first, second in zip(whole, parts, strict=True):
+        assert torch.allclose(first, second, atol=1e-6, rtol=1e-4)
+
+
+def test_checkpointing_changes_no_gradient(data: Path, tmp_path: Path) -> None:
+    plain = gradients(job(data, tmp_path))
+    checkpointed = job(data, tmp_path, checkpointing=True)
+    assert checkpointed.method.encoder.checkpointing
+    for first, second in zip(plain, gradients(checkpointed), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_clip_bounds_the_gradient_and_reports_its_norm_before(data: Path, tmp_path: Path) -> None:
+    free, clipped = job(data, tmp_path), job(data, tmp_path, {"optim.clip": 0.01})
+    norm = torch.stack([g.norm() for g in gradients(free)]).norm().item()
+    assert norm > 0.1
+    assert torch.stack([g.norm() for g in gradients(clipped)]).norm().item() == pytest.approx(0.01, rel=1e-3)
+    again = job(data, tmp_path, {"optim.clip": 0.01})
+    assert update(again, next(batches(again)), with_norm=True)[1] == pytest.approx(norm, rel=1e-5)
+
+
+class Broken(nn.Module):
+    """A method whose loss is no number."""
+
+    def __init__(self, method: nn.Module) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.method(images=images)["loss"] * math.nan}
+
+
+def test_step_with_a_loss_that_is_no_number_changes_nothing(data: Path, tmp_path: Path) -> None:
+    good = job(data, tmp_path)
+    before = {name: value.clone() for name, value in good.method.state_dict().items()}
+    losses, _ = update(
+        dataclasses.replace(good, model=Broken(good.method)), next(batches(good)), with_norm=False
+    )
+    assert math.isnan(losses["loss"])
+    assert same(before, good.method.state_dict())
+    good.scheduler.step_update(3)
+    losses, _ = update(good, next(batches(good)), with_norm=False)  # and the next step is clean again
+    assert math.isfinite(losses["loss"])
+    assert not same(before, good.method.state_dict())
+    assert all(value.isfinite().all() for value in good.method.state_dict().values())
+
+
+def test_run_that_diverged_ends_and_says_what_to_do(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--lr.*optim.clip"):
+        run(data, tmp_path / "run", steps=60, lr=1e30, overrides={"schedule.warmup_epochs": 0})
+    rejected = [line for line in lines(tmp_path / "run") if line.get("event") == "rejected"]
+    assert len(rejected) == MOST_REJECTED
+    assert [line["step"] for line in rejected] == list(range(rejected[0]["step"], rejected[-1]["step"] + 1))
+
+
+def test_average_of_the_weights_by_hand_and_in_the_export(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(
+        data,
+        out,
+        steps=4,
+        lr=0.01,
+        overrides={"optim.ema": 0.75, "checkpoint.every": 1, "checkpoint.keep": 9},
+    )
+    for step in (2, 3, 4):
+        before, now = weights(out, step - 1), weights(out, step)
+        names = [name for name in now if not name.startswith("ema.")]
+        assert 2 * len(names) == len(now)
+        for name in names:
+            expected = 0.75 * before[f"ema.{name}"] + 0.25 * now[name]
+            assert torch.allclose(now[f"ema.{name}"], expected, atol=1e-7)
+    averaged, exported = weights(out, 4), load_file(out / "encoder.safetensors")
+    assert len(exported) > 10
+    for name, value in exported.items():
+        assert torch.equal(value, averaged[f"ema.encoder.model.{name}"])
+
+
+def test_pictures_and_checkpoints_do_not_change_the_training(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "few", steps=6)
+    run(data, tmp_path / "many", steps=6, overrides={"checkpoint.pictures": 1, "checkpoint.every": 1})
+    assert len(list((tmp_path / "many" / "images").iterdir())) == 6
+    assert training(tmp_path / "few") == training(tmp_path / "many")
+    assert same(weights(tmp_path / "few", 6), weights(tmp_path / "many", 6))
+
+
+def test_strips_show_the_same_images_and_masks(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(data, out, steps=2, lr=0.1, overrides={"checkpoint.pictures": 1, "schedule.warmup_epochs": 0})
+    first, second = (Image.open(path).convert("RGB") for path in sorted((out / "images").iterdir()))
+    assert first.size == second.size
+    changed = ImageChops.difference(first, second).getbbox()
+    # Only reconstructions may differ: the first sample's original and masked picture are left of them.
+    assert changed is not None and changed[0] >= first.width // 4
+
+
+def test_unreadable_image_is_noted_once_and_kept_over_a_resumption(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "pictures")
+    (folder / "007.png").write_bytes(b"no picture")
+    out = tmp_path / "run"
+    run(folder, out, steps=14, overrides={"checkpoint.every": 7, "checkpoint.keep": 5})
+    noted = [line for line in lines(out) if line.get("event") == "bad_image"]
+    assert [Path(line["name"]).name for line in noted] == ["007.png"]
+    (out / "checkpoints" / "step_00000014").rename(tmp_path / "gone")
+    (out / "log.jsonl").write_text("".join((out / "log.jsonl").read_text().splitlines(keepends=True)[:-1]))
+    run(folder, out, resume=True)
+    assert len([line for line in lines(out) if line.get("event") == "bad_image"]) == 1
+
+
+def test_bf16_on_a_cpu_only_where_it_pays() -> None:
+    expected = "bf16" if cpu_has_bf16() else "fp32"
+    assert choose_precision("auto", "cpu", 192) == expected
+    assert choose_precision("auto", "cpu", 48) == "fp32"
+
+
+def test_bf16_trains_close_to_fp32_and_keeps_weights_in_fp32(data: Path, tmp_path: Path) -> None:
+    full, half = job(data, tmp_path), job(data, tmp_path, precision="bf16")
+    loss = update(full, next(batches(full)), with_norm=False)[0]["loss"]
+    loss_in_half = update(half, next(batches(half)), with_norm=False)[0]["loss"]
+    assert loss_in_half != loss
+    assert loss_in_half == pytest.approx(loss, rel=0.02)
+    assert {value.dtype for value in half.method.state_dict().values()} == {torch.float32}
