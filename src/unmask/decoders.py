@@ -14,7 +14,8 @@ from unmask.patches import sincos_table
 
 
 class ViTDecoder(nn.Module):
-    """A narrow ViT over all patches: encoded visible ones, one learned token at the hidden ones (MAE, section 3).
+    """A narrow ViT over all patches: encoded visible ones, one learned token at the hidden ones (MAE, section
+    3).
 
     Positions are a fixed sine-cosine table. A class token is carried along and dropped at the end.
 
@@ -32,15 +33,15 @@ class ViTDecoder(nn.Module):
     ) -> None:
         super().__init__()
         if dim % heads:
-            raise ValueError(f"a decoder of width {dim} cannot have {heads} heads: choose a divisor of the width")
+            raise ValueError(
+                f"a decoder of width {dim} cannot have {heads} heads: choose a divisor of the width"
+            )
         self.prefix = int(cls)
         self.embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.register_buffer("positions", sincos_table(grid, dim, prefix=self.prefix), persistent=False)
         norm = partial(nn.LayerNorm, eps=1e-6)
-        self.blocks = nn.ModuleList(
-            Block(dim, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
         self.norm = norm(dim)
         self.apply(xavier_linear)
         nn.init.normal_(self.mask_token, std=0.02)

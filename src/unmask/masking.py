@@ -1,10 +1,11 @@
 """Which patches are hidden, and how to draw them.
 
-Shapes in this package: B batch, N patches, V visible, M hidden ("masked"), D width, C channels, H W pixels, h w grid.
+Shapes in this package: B batch, N patches, V visible, M hidden ("masked"), D width, C channels, H W pixels,
+h w grid.
 
-A `Mask` hides the same number of patches in every row, `count`, a Python int: the shapes that follow from it are static,
-so a method traces as one graph. Samplers are small frozen dataclasses, called as `sampler(batch, grid, device)`; they
-draw from the device's default generator, which checkpoints save and restore.
+A `Mask` hides the same number of patches in every row, `count`, a Python int: the shapes that follow from it
+are static, so a method traces as one graph. Samplers are small frozen dataclasses, called as `sampler(batch,
+grid, device)`; they draw from the device's default generator, which checkpoints save and restore.
 """
 
 import math
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 Grid = tuple[int, int]
@@ -23,14 +24,15 @@ Grid = tuple[int, int]
 class Mask:
     """Hidden patches of a batch of images; True means hidden.
 
-    Build one with `Mask.of` (the usual case) or `Mask.ragged` (unequal counts, BEiT v1's official generator only).
+    Build one with `Mask.of` (the usual case) or `Mask.ragged` (unequal counts, BEiT v1's official generator
+    only).
 
     Attributes:
         hidden: [B, N], in raster order of `grid`.
         grid: rows and columns of patches, N = rows * columns.
         count: hidden patches in every row; None if rows differ.
-        order: [B, N], indices of the visible patches, then those of the hidden ones, each in raster order; None if
-            ragged.
+        order: [B, N], indices of the visible patches, then those of the hidden ones, each in raster order;
+            None if ragged.
     """
 
     hidden: Bool[Tensor, "B N"]
@@ -40,13 +42,16 @@ class Mask:
 
     @classmethod
     def of(cls, hidden: Bool[Tensor, "B N"], grid: Grid, count: int) -> "Mask":
-        """A mask that hides exactly `count` patches in every row (the caller's promise: checking it would wait for
-        the device)."""
+        """A mask that hides exactly `count` patches in every row (the caller's promise: checking it would
+        wait for the device).
+        """
         return cls(hidden, grid, count, hidden.long().argsort(dim=1, stable=True))
 
     @classmethod
     def ragged(cls, hidden: Bool[Tensor, "B N"], grid: Grid) -> "Mask":
-        """A mask whose rows may hide different numbers of patches: it can `replace`, `mean` and `masked` (flat)."""
+        """A mask whose rows may hide different numbers of patches: it can `replace`, `mean` and `masked`
+        (flat).
+        """
         return cls(hidden, grid, None, None)
 
     @classmethod
@@ -59,8 +64,8 @@ class Mask:
     def _split(self) -> tuple[Tensor, Tensor]:
         if self.order is None or self.count is None:
             raise ValueError(
-                "this needs the same number of hidden patches in every row, but the mask is ragged (BEiT's official "
-                "generator). Use BlockMask(official=False), which hides an exact number."
+                "this needs the same number of hidden patches in every row, but the mask is ragged (BEiT's "
+                "official generator). Use BlockMask(official=False), which hides an exact number."
             )
         visible = self.hidden.shape[1] - self.count
         return self.order[:, :visible], self.order[:, visible:]
@@ -75,12 +80,14 @@ class Mask:
         """Indices of the hidden patches, in raster order."""
         return self._split()[1]
 
-    def visible(self, patches: Float[Tensor, "B N *D"]) -> Float[Tensor, "B V *D"]:
+    def visible(self, patches: Shaped[Tensor, "B N *D"]) -> Shaped[Tensor, "B V *D"]:
         """The visible patches, in raster order."""
         return _take(patches, self.visible_index)
 
-    def masked(self, patches: Float[Tensor, "B N *D"]) -> Float[Tensor, "B M *D"]:
-        """The hidden patches, in raster order; of a ragged mask, those of all images in one row [sum of counts, *D]."""
+    def masked(self, patches: Shaped[Tensor, "B N *D"]) -> Shaped[Tensor, "..."]:
+        """The hidden patches [B, M, *D], in raster order; of a ragged mask all in one row [sum of counts,
+        *D].
+        """
         if self.count is None:
             return patches[self.hidden]
         return _take(patches, self.hidden_index)
@@ -94,8 +101,9 @@ class Mask:
     def restore(
         self, visible: Float[Tensor, "B V D"], fill: Float[Tensor, "b m D"]
     ) -> Float[Tensor, "B N D"]:
-        """Visible patches back at their places, `fill` at the hidden ones: one token [1, 1, D] or a value each
-        [B, M, D]."""
+        """Visible patches back at their places, `fill` at the hidden ones: one token [1, 1, D] or a value
+        each [B, M, D].
+        """
         fill = fill.to(visible.dtype).expand(*self.hidden_index.shape, visible.shape[-1])
         place = torch.cat([self.visible_index, self.hidden_index], dim=1).argsort(dim=1)
         return _take(torch.cat([visible, fill], dim=1), place)
@@ -127,21 +135,22 @@ def hidden_count(total: int, ratio: float, rounding: str = "nearest") -> int:
     Args:
         total: patches, or units of patches, in an image.
         ratio: share to hide, strictly between 0 and 1.
-        rounding: "nearest"; "up", SimMIM's rule; "mae_official" keeps `int(total * (1 - ratio))`, in floating point, so
-            that 90 % of 100 patches hides 91.
+        rounding: "nearest"; "up", SimMIM's rule; "mae_official" keeps `int(total * (1 - ratio))`, in floating
+            point, so that 90 % of 100 patches hides 91.
     """
     if not 0 < ratio < 1:
         raise ValueError(f"mask ratio {ratio} must lie strictly between 0 and 1, for instance 0.6")
     if rounding == "mae_official":
         count = total - int(total * (1 - ratio))
     else:
-        # Nine decimals: 0.6 * 5 is 3.0000000000000004 - 1e-15 and the like must not be rounded up to the next unit.
+        # Nine decimals: 0.6 * 5 is 3.0000000000000004 - 1e-15 and the like must not be rounded up to the next
+        # unit.
         exact = round(total * ratio, 9)
         count = math.ceil(exact) if rounding == "up" else math.floor(exact + 0.5)
     if not 0 < count < total:
         raise ValueError(
-            f"mask ratio {ratio} of {total} units hides {count}: at least one must be hidden and one left visible. "
-            "Use larger images, smaller units, or another ratio."
+            f"mask ratio {ratio} of {total} units hides {count}: at least one must be hidden and one left "
+            "visible. Use larger images, smaller units, or another ratio."
         )
     return count
 
@@ -150,7 +159,8 @@ def hidden_count(total: int, ratio: float, rounding: str = "nearest") -> int:
 class RandomMask:
     """Units of `unit` x `unit` patches, hidden uniformly at random, the same number in every image.
 
-    MAE hides single patches (unit 1); SimMIM hides 32-pixel squares: unit 2 with a patch of 16 pixels, 8 with one of 4.
+    MAE hides single patches (unit 1); SimMIM hides 32-pixel squares: unit 2 with a patch of 16 pixels, 8 with
+    one of 4.
     """
 
     ratio: float
@@ -179,22 +189,25 @@ class RandomMask:
     def _units(self, grid: Grid) -> Grid:
         if grid[0] % self.unit or grid[1] % self.unit:
             raise ValueError(
-                f"masking units of {self.unit} x {self.unit} patches do not tile a grid of {grid[0]} x {grid[1]} "
-                "patches. Choose an image size that the unit divides, or another unit."
+                f"masking units of {self.unit} x {self.unit} patches do not tile a grid of {grid[0]} x "
+                f"{grid[1]} patches. Choose an image size that the unit divides, or another unit."
             )
         return grid[0] // self.unit, grid[1] // self.unit
 
 
 @dataclass(frozen=True, kw_only=True)
 class SquareMask:
-    """One solid square of `side` x `side` patches at a uniformly random place (SimMIM's "central region" ablation)."""
+    """One solid square of `side` x `side` patches at a uniformly random place (SimMIM's "central region"
+    ablation).
+    """
 
     side: int
 
     def __call__(self, batch: int, grid: Grid, device: torch.device | str = "cpu") -> Mask:
         if not 0 < self.side <= min(grid) or self.side**2 == grid[0] * grid[1]:
             raise ValueError(
-                f"a square of {self.side} patches does not fit a grid of {grid[0]} x {grid[1]} with a patch to spare"
+                f"a square of {self.side} patches does not fit a grid of {grid[0]} x {grid[1]} with a patch "
+                "to spare"
             )
         top = torch.randint(grid[0] - self.side + 1, (batch, 1), device=device)
         left = torch.randint(grid[1] - self.side + 1, (batch, 1), device=device)
@@ -215,11 +228,12 @@ def _rectangle(grid: Grid, top: Tensor, left: Tensor, bottom: Tensor, right: Ten
 class BlockMask:
     """Rectangles of random size, shape and place until enough is hidden (BEiT, Bao et al. 2022, Algorithm 1).
 
-    Both generators draw rectangles alike: area uniform between `min_block` and the patches still to hide, aspect ratio
-    log-uniform in [aspect, 1 / aspect], never the full width or height, and give up after ten rectangles in a row that
-    do not fit. The default then tops up with single random patches, so that the count is exact (as BEiT v2 does); it
-    draws the whole batch at once on the device. `official=True` is BEiT v1: no top-up, so counts differ between images
-    (mean 74.5 of 75) and the mask is ragged; drawn in Python, one image after the other.
+    Both generators draw rectangles alike: area uniform between `min_block` and the patches still to hide,
+        aspect ratio log-uniform in [aspect, 1 / aspect], never the full width or height, and give up after
+        ten rectangles in a row that do not fit. The default then tops up with single random patches, so that
+        the count is exact (as BEiT v2 does); it draws the whole batch at once on the device. `official=True`
+        is BEiT v1: no top-up, so counts differ between images (mean 74.5 of 75) and the mask is ragged; drawn
+        in Python, one image after the other.
 
     Attributes:
         count: patches to hide; or `ratio`, the share of them.
@@ -235,7 +249,9 @@ class BlockMask:
     official: bool = False
 
     ATTEMPTS = 10  # rectangles that may fail in a row, all three official generators
-    ROUNDS = 96  # draws of the batched version; fewer than 1 in 1000 masks would still draw rectangles after them
+    ROUNDS = (
+        96  # draws of the batched version; fewer than 1 in 1000 masks would still draw rectangles after them
+    )
 
     def __post_init__(self) -> None:
         if (self.count is None) == (self.ratio is None):
@@ -259,7 +275,9 @@ class BlockMask:
             fits = block.any(1, keepdim=True) & (added > 0) & (added <= room) & (failures < self.ATTEMPTS)
             hidden = hidden | (block & fits)
             failures = torch.where(fits, 0, failures + 1)
-        top_up = torch.rand(hidden.shape, device=device)  # in [0, 1): below every patch that is already hidden
+        top_up = torch.rand(
+            hidden.shape, device=device
+        )  # in [0, 1): below every patch that is already hidden
         return Mask.from_scores(top_up + hidden, grid, count)
 
     def _count(self, grid: Grid) -> int:
@@ -268,7 +286,9 @@ class BlockMask:
             return hidden_count(total, self.ratio)
         assert self.count is not None
         if not 0 < self.count < total:
-            raise ValueError(f"cannot hide {self.count} of {total} patches: between 1 and {total - 1} is possible")
+            raise ValueError(
+                f"cannot hide {self.count} of {total} patches: between 1 and {total - 1} is possible"
+            )
         return self.count
 
     def _rectangles(self, hidden: Tensor, grid: Grid, count: int) -> tuple[Tensor, Tensor]:
@@ -288,7 +308,9 @@ class BlockMask:
         return _rectangle(grid, top, left, bottom, left + wide), room
 
     def draw_official(self, generator: random.Random, grid: Grid) -> Bool[Tensor, "h w"]:
-        """One mask by BEiT v1's procedure, call by call the same random numbers; may hide fewer than `count`."""
+        """One mask by BEiT v1's procedure, call by call the same random numbers; may hide fewer than
+        `count`.
+        """
         hidden = torch.zeros(grid, dtype=torch.bool)
         count, done = self._count(grid), 0
         while done < count:

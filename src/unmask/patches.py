@@ -9,14 +9,12 @@ from torch import Tensor
 from unmask.masking import Mask
 
 
-def to_patches(
-    images: Float[Tensor, "B C H W"], size: int, order: str = "p q c"
-) -> Float[Tensor, "B N E"]:
+def to_patches(images: Float[Tensor, "B C H W"], size: int, order: str = "p q c") -> Float[Tensor, "B N E"]:
     """Cut images into patches of `size` x `size` pixels, in raster order.
 
     Args:
-        order: layout of the elements of a patch: "p q c" (row, column, channel) is MAE's, "c p q" is SimMIM's (the
-            channel order of PixelShuffle).
+        order: layout of the elements of a patch: "p q c" (row, column, channel) is MAE's, "c p q" is SimMIM's
+            (the channel order of PixelShuffle).
     """
     height, width = images.shape[-2:]
     if height % size or width % size:
@@ -32,7 +30,9 @@ def from_patches(
 
 
 def normalise_patches(patches: Float[Tensor, "B N E"], epsilon: float = 1e-6) -> Float[Tensor, "B N E"]:
-    """Each patch with mean 0 and variance 1 over all its elements (MAE, section 3; unbiased variance as in its code)."""
+    """Each patch with mean 0 and variance 1 over all its elements (MAE, section 3; unbiased variance as in
+    its code).
+    """
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
     return (patches - mean) / (variance + epsilon).sqrt()
 
@@ -40,10 +40,12 @@ def normalise_patches(patches: Float[Tensor, "B N E"], epsilon: float = 1e-6) ->
 def normalise_locally(
     images: Float[Tensor, "B C H W"], window: int, epsilon: float = 1e-6
 ) -> Float[Tensor, "B C H W"]:
-    """Each pixel and channel normalised by mean and unbiased variance of the `window` x `window` pixels around it.
+    """Each pixel and channel normalised by mean and unbiased variance of the `window` x `window` pixels
+    around it.
 
-    Used by the SwinV2 runs of "On Data Scaling in Masked Image Modeling" (window 47). At the border only pixels of the
-    image count. The variance is computed in float64: E[x^2] - E[x]^2 in float32 turns a constant image into noise.
+    Used by the SwinV2 runs of "On Data Scaling in Masked Image Modeling" (window 47). At the border only
+    pixels of the image count. The variance is computed in float64: E[x^2] - E[x]^2 in float32 turns a
+    constant image into noise.
 
     Args:
         window: odd number of pixels.
@@ -69,8 +71,8 @@ def sincos_table(
 ) -> Float[Tensor, "1 P D"]:
     """Fixed two-dimensional sine-cosine positions (MAE, appendix A.1, after MoCo v3).
 
-    The width is split in four quarters: sine and cosine of one axis, then of the other, with wavelengths from 2 pi to
-    10000 * 2 pi patches.
+    The width is split in four quarters: sine and cosine of one axis, then of the other, with wavelengths from
+        2 pi to 10000 * 2 pi patches.
 
     Args:
         width: divisible by 4.
@@ -95,9 +97,9 @@ def borrow_statistics(
 ) -> tuple[Float[Tensor, "B N 1"], Float[Tensor, "B N 1"]]:
     """Mean and standard deviation of every patch as far as the visible ones tell.
 
-    Methods whose target is normalised patch by patch cannot know brightness and contrast of a hidden patch. For
-    pictures those of the visible patches stand in, weighted by 1 / distance^2; using the true ones would show what the
-    model never predicted.
+    Methods whose target is normalised patch by patch cannot know brightness and contrast of a hidden patch.
+    For pictures those of the visible patches stand in, weighted by 1 / distance^2; using the true ones would
+    show what the model never predicted.
 
     Args:
         patches: all elements of each patch in the last axis.

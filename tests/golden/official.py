@@ -1,8 +1,8 @@
 """Our models from a fixture's `constructor`, with the official weights, and the quantities that it lists.
 
-Nothing here knows a size: everything follows from the JSON. Each `measure_*` returns a dictionary with the keys of the
-fixture's `expected` ("out/...", "grad/...") and, under the prefixes of `grad_l2`, the gradient of every parameter by its
-official name.
+Nothing here knows a size: everything follows from the JSON. Each `measure_*` returns a dictionary with the
+    keys of the fixture's `expected` ("out/...", "grad/...") and, under the prefixes of `grad_l2`, the
+    gradient of every parameter by its official name.
 """
 
 import re
@@ -210,7 +210,9 @@ def measure_beit(case: Case) -> Quantities:
     """The encoder with BEiT's linear head; the method itself is not needed for its numbers."""
     spec, weights, inputs = case["info"]["constructor"], tensors(case["params"]), tensors(case["inputs"])
     encoder = build_beit(spec)
-    whole = nn.ModuleDict({"encoder": encoder, "lm_head": nn.Linear(spec["width"], spec["vocabulary"])}).eval()
+    whole = nn.ModuleDict(
+        {"encoder": encoder, "lm_head": nn.Linear(spec["width"], spec["vocabulary"])}
+    ).eval()
     whole.token = nn.Parameter(torch.zeros(1, 1, spec["width"]))
 
     def name(official: str) -> str | None:
@@ -249,7 +251,9 @@ def simmim_name(official: str) -> str | None:
         return official.replace("decoder.0.", "head.")
     # timm merges patches at the start of a stage, the official code at the end of the one before.
     moved = re.sub(
-        r"^encoder\.layers\.(\d+)\.downsample", lambda m: f"encoder.layers.{int(m[1]) + 1}.downsample", official
+        r"^encoder\.layers\.(\d+)\.downsample",
+        lambda m: f"encoder.layers.{int(m[1]) + 1}.downsample",
+        official,
     )
     return moved.replace("encoder.", "encoder.model.", 1)
 
@@ -299,7 +303,9 @@ def measure_simmim(case: Case) -> Quantities:
     encoder = build_beit(spec) if vit else build_swin(spec)
     assert encoder.stride == spec["decoder_stride"]
     window = spec.get("normalise_target_window")
-    method = SimMIM(encoder, mask_ratio=spec["mask_ratio"], mask_size=spec["mask_unit"], local_window=window).eval()
+    method = SimMIM(
+        encoder, mask_ratio=spec["mask_ratio"], mask_size=spec["mask_unit"], local_window=window
+    ).eval()
     names = load(method, weights, simmim_name)
     images = inputs["images"]
     mask = hidden_mask(inputs["mask"], encoder.grid)
@@ -327,7 +333,8 @@ def measure_simmim(case: Case) -> Quantities:
     return result
 
 
-# Fixture name -> how it is measured. A fixture whose name continues one of these (mae_vit_wide) is measured alike.
+# Fixture name -> how it is measured. A fixture whose name continues one of these (mae_vit_wide) is measured
+# alike.
 MEASURES = {
     "mae_vit": measure_mae,
     "simmim_vit": measure_simmim,

@@ -1,4 +1,6 @@
-"""Mask samplers against the official generators: exact where the random numbers are given, else by statistics."""
+"""Mask samplers against the official generators: exact where the random numbers are given, else by
+statistics.
+"""
 
 import json
 import math
@@ -60,7 +62,8 @@ def test_mae(entry: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "row", [pytest.param(r, id=f"{CASE}-kept-{r['L']}-{r['mask_ratio']}") for r in INFO.get("mae_kept_table", ())]
+    "row",
+    [pytest.param(r, id=f"{CASE}-kept-{r['L']}-{r['mask_ratio']}") for r in INFO.get("mae_kept_table", ())],
 )
 def test_mae_kept(row: dict[str, Any]) -> None:
     assert row["L"] - hidden_count(row["L"], row["mask_ratio"], "mae_official") == row["kept"]

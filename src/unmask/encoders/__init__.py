@@ -62,7 +62,8 @@ def create_encoder(
     """A timm model as an encoder.
 
     Args:
-        name: timm's, for instance "vit_base_patch16_224", "beit_base_patch16_224", "swin_base_patch4_window7_224".
+        name: timm's, for instance "vit_base_patch16_224", "beit_base_patch16_224",
+            "swin_base_patch4_window7_224".
         image_size: height and width in pixels, multiples of the encoder's stride.
         channels: of the input images.
         pretrained: start from timm's weights of that name (fetched from the Hugging Face hub if not cached).
@@ -84,9 +85,7 @@ def create_encoder(
         **_fitted(family, name, image_size, options),
     }
     try:
-        model = timm.create_model(
-            name, pretrained=pretrained, drop_path_rate=drop_path_rate, **arguments
-        )
+        model = timm.create_model(name, pretrained=pretrained, drop_path_rate=drop_path_rate, **arguments)
     except TypeError as error:
         raise _unknown_option(name, family, options, error) from error
     except (AssertionError, ValueError) as error:
@@ -118,8 +117,8 @@ def _family(name: str) -> type[nn.Module]:
     module = timm.model_entrypoint(plain).__module__.rsplit(".", 1)[-1]
     if module not in _MODULES:
         raise UserError(
-            f"{name} is a timm model of a family ({module}) that cannot be masked. Use a plain ViT, BEiT, EVA, Swin or "
-            "SwinV2 model; `unmask list encoders` shows them."
+            f"{name} is a timm model of a family ({module}) that cannot be masked. Use a plain ViT, "
+            "BEiT, EVA, Swin or SwinV2 model; `unmask list encoders` shows them."
         )
     return _MODULES[module]
 

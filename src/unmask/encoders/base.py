@@ -17,18 +17,18 @@ class Features:
     """What an encoder returns.
 
     Attributes:
-        patches: [B, N, D], after the final norm, in raster order of the encoder's `feature_grid`; of `Encoder.visible`
-            [B, V, D], only the visible ones.
+        patches: [B, N, D], after the final norm, in raster order of the encoder's `feature_grid`; of
+            `Encoder.visible` [B, V, D], only the visible ones.
         cls: [B, D], the class token after the final norm; None if the encoder has none.
-        taps: raw states asked for with `take`, in that order; of a ViT the output of a block with all prefix tokens
-            [B, prefix + N, D], of a Swin the output of a stage [B, h * w, C].
+        taps: raw states asked for with `take`, in that order; of a ViT the output of a block with all prefix
+            tokens [B, prefix + N, D], of a Swin the output of a stage [B, h * w, C].
         pyramid: maps from fine to coarse, [B, C, h, w] each; empty for encoders of one scale.
     """
 
     patches: Float[Tensor, "B N D"]
     cls: Float[Tensor, "B D"] | None = None
     taps: tuple[Tensor, ...] = ()
-    pyramid: tuple[Float[Tensor, "B C h w"], ...] = ()
+    pyramid: tuple[Float[Tensor, "_ _ _ _"], ...] = ()
 
     def pooled(self, pool: str) -> Float[Tensor, "B D"]:
         """One vector an image: "mean" over the patches, or "cls", the class token."""
@@ -36,7 +36,9 @@ class Features:
             return self.patches.mean(1)
         if pool == "cls" and self.cls is not None:
             return self.cls
-        raise ValueError(f"cannot pool by {pool!r}: possible are 'mean'" + (" and 'cls'" if self.cls is not None else ""))
+        raise ValueError(
+            f"cannot pool by {pool!r}: possible are 'mean'" + (" and 'cls'" if self.cls is not None else "")
+        )
 
 
 class Encoder(nn.Module, ABC):
@@ -72,8 +74,8 @@ class Encoder(nn.Module, ABC):
         super().__init__()
         if image_size[0] % stride or image_size[1] % stride:
             raise ValueError(
-                f"images of {image_size[0]} x {image_size[1]} pixels: this encoder needs multiples of {stride}, "
-                f"for instance {max(1, round(image_size[0] / stride)) * stride} x "
+                f"images of {image_size[0]} x {image_size[1]} pixels: this encoder needs multiples of "
+                f"{stride}, for instance {max(1, round(image_size[0] / stride)) * stride} x "
                 f"{max(1, round(image_size[1] / stride)) * stride}"
             )
         self.model = model
@@ -105,7 +107,8 @@ class Encoder(nn.Module, ABC):
 
         Args:
             mask: hidden patches, on `grid`.
-            token: what replaces the embedding of a hidden patch, before position information; needed with `mask`.
+            token: what replaces the embedding of a hidden patch, before position information; needed with
+                `mask`.
             take: blocks (stages) whose raw output is wanted in `taps`; negative ones count from the end.
         """
 
@@ -132,17 +135,18 @@ class DroppingEncoder(Encoder):
     has_cls: bool
 
     @abstractmethod
-    def visible(
-        self, images: Float[Tensor, "B C H W"], mask: Mask, take: Sequence[int] = ()
-    ) -> Features:
+    def visible(self, images: Float[Tensor, "B C H W"], mask: Mask, take: Sequence[int] = ()) -> Features:
         """Features of the visible patches only: `patches` is [B, V, D], in raster order."""
 
 
 def require_dropping(encoder: Encoder, by: str) -> DroppingEncoder:
-    """The encoder, checked to be one that can leave patches out; for methods that encode only visible patches."""
+    """The encoder, checked to be one that can leave patches out; for methods that encode only visible
+    patches.
+    """
     if not isinstance(encoder, DroppingEncoder):
         raise ValueError(
-            f"{by} encodes only visible patches, but a {type(encoder.model).__name__} cannot leave any out (its windows "
-            "or relative positions need the full grid). Use a plain ViT such as vit_small_patch16_224, or SimMIM."
+            f"{by} encodes only visible patches, but a {type(encoder.model).__name__} cannot leave any out (its "
+            "windows or relative positions need the full grid). Use a plain ViT such as vit_small_patch16_224, "
+            "or SimMIM."
         )
     return encoder

@@ -18,7 +18,8 @@ def xavier_linear(module: nn.Module) -> None:
 
 
 def initialise_mae(encoder: ViTEncoder) -> None:
-    """MAE (He et al. 2022, code): Xavier-uniform everywhere, the patch embedding seen as one matrix; tokens normal(.02).
+    """MAE (He et al. 2022, code): Xavier-uniform everywhere, the patch embedding seen as one matrix; tokens
+    normal(.02).
 
     The patch embedding's bias keeps PyTorch's default.
     """
@@ -32,8 +33,9 @@ def initialise_mae(encoder: ViTEncoder) -> None:
 
 
 def initialise_beit(encoder: BeitEncoder) -> None:
-    """BEiT and SimMIM's ViT (pre-training code): normal(.02) cut off at one standard deviation; the output matrices of
-    block i divided by sqrt(2 i), i from 1 (Bao et al. 2022, section 2.5)."""
+    """BEiT and SimMIM's ViT (pre-training code): normal(.02) cut off at one standard deviation; the output
+    matrices of block i divided by sqrt(2 i), i from 1 (Bao et al. 2022, section 2.5).
+    """
     model = encoder.model
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -59,6 +61,6 @@ def initialise(encoder: Encoder, scheme: str) -> None:
         initialise_beit(encoder)
     else:
         raise ValueError(
-            f"encoder.init={scheme} does not go with a {type(encoder.model).__name__}: 'mae' is for plain ViTs, 'beit' "
-            "for BEiT-style ones. Leave it out for timm's own initialisation."
+            f"encoder.init={scheme} does not go with a {type(encoder.model).__name__}: 'mae' is for plain "
+            "ViTs, 'beit' for BEiT-style ones. Leave it out for timm's own initialisation."
         )

@@ -16,13 +16,11 @@ from unmask.masking import Grid, Mask
 class SwinEncoder(Encoder):
     """timm's `SwinTransformer` and `SwinTransformerV2`.
 
-    Masks live on the grid of 4-pixel patches, features come out at a stride of 32 pixels (with four stages). Windows need
-    the full grid, so it cannot leave patches out.
+    Masks live on the grid of 4-pixel patches, features come out at a stride of 32 pixels (with four stages).
+    Windows need the full grid, so it cannot leave patches out.
     """
 
-    def __init__(
-        self, model: SwinTransformer | SwinTransformerV2, *, architecture: dict[str, Any]
-    ) -> None:
+    def __init__(self, model: SwinTransformer | SwinTransformerV2, *, architecture: dict[str, Any]) -> None:
         patch_size = model.patch_embed.patch_size[0]
         super().__init__(
             model,
@@ -66,7 +64,8 @@ class SwinEncoder(Encoder):
 def fitting_window(grid: Grid, stages: int, largest: int) -> int:
     """The largest window, up to `largest`, that tiles the maps of all stages, so that no window is padded.
 
-    A stage that is not larger than the window is one window. SimMIM uses 6 at 192 pixels where the name says 7.
+    A stage that is not larger than the window is one window. SimMIM uses 6 at 192 pixels where the name says
+    7.
     """
     sides = {side // 2**stage for side in grid for stage in range(stages)}
     for window in range(largest, 2, -1):

@@ -1,4 +1,6 @@
-"""Vision transformers of timm: plain (class token, registers), with rotary positions (EVA family), BEiT-style."""
+"""Vision transformers of timm: plain (class token, registers), with rotary positions (EVA family),
+BEiT-style.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -104,9 +106,7 @@ class ViTEncoder(DroppingEncoder):
 
     def _encode(self, tokens: Tensor, take: Sequence[int]) -> Features:
         blocks = ((block, {}) for block in self.model.blocks)
-        features = _transform(
-            self, self.model.norm_pre(tokens), blocks, self.model.norm, self.prefix, take
-        )
+        features = _transform(self, self.model.norm_pre(tokens), blocks, self.model.norm, self.prefix, take)
         return features if self.has_cls else Features(patches=features.patches, taps=features.taps)
 
 
@@ -141,17 +141,15 @@ class EvaEncoder(DroppingEncoder):
     def _encode(self, tokens: Tensor, rope: Tensor | None, take: Sequence[int]) -> Features:
         ropes = rope if self.rope_each_block and rope is not None else [rope] * self.depth
         blocks = ((block, {"rope": own}) for block, own in zip(self.model.blocks, ropes, strict=True))
-        features = _transform(
-            self, self.model.norm_pre(tokens), blocks, self.model.norm, self.prefix, take
-        )
+        features = _transform(self, self.model.norm_pre(tokens), blocks, self.model.norm, self.prefix, take)
         return features if self.has_cls else Features(patches=features.patches, taps=features.taps)
 
 
 class BeitEncoder(Encoder):
     """timm's `Beit`: relative position bias, shared by all blocks or one table each, LayerScale, no key bias.
 
-    The encoder of BEiT, BEiT v2 and of SimMIM's ViT. Its relative positions need the full grid, so it cannot leave
-    patches out.
+    The encoder of BEiT, BEiT v2 and of SimMIM's ViT. Its relative positions need the full grid, so it cannot
+    leave patches out.
     """
 
     prefix = 1  # the class token

@@ -19,8 +19,10 @@ Masking = Callable[[int, Grid, torch.device], Mask]
 class Method(nn.Module, ABC):
     """One paper's objective: a module whose forward takes views of images and returns its losses.
 
-    A method is final: write a new one by subclassing this class only. Its forward has five commented steps in the same
-    order in every file: mask, encode, predict, target, compare. It holds no optimiser, logging or distributed code.
+    A method is final: write a new one by subclassing this class only. Its forward has five commented steps in
+        the same
+    order in every file: mask, encode, predict, target, compare. It holds no optimiser, logging or distributed
+        code.
 
     Attributes:
         views: the image views that the loader builds; the keys are the parameter names of `forward`.
@@ -41,20 +43,19 @@ class Method(nn.Module, ABC):
         """Losses of one batch; "loss" is minimised, the others are logged.
 
         Args:
-            views: batches [B, C, H, W], normalised by the data set's mean and standard deviation; by keyword, one for
-                every entry of `views`.
+            views: batches [B, C, H, W], normalised by the data set's mean and standard deviation; by keyword,
+                one for every entry of `views`.
             mask: hidden patches; drawn if None.
         """
 
-    def after_step(self, step: int, total: int) -> None:  # noqa: B027 - most methods do nothing here
+    def after_step(self, step: int, total: int) -> None:
         """Called after every optimiser step, `step` in [1, total]: momentum teachers and the like."""
 
     @abstractmethod
-    def reconstruct(
-        self, images: Float[Tensor, "B C H W"], mask: Mask
-    ) -> Float[Tensor, "B C H W"]:
-        """The images as the method believes them to be, for pictures; in the same normalised units as `images`.
+    def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"]:
+        """The images as the method believes them to be, for pictures; in the same normalised units as
+        `images`.
 
-        Nothing of the hidden pixels may be used: where a target is normalised by its own statistics, those of the
-        visible surroundings stand in.
+        Nothing of the hidden pixels may be used: where a target is normalised by its own statistics, those of
+            the visible surroundings stand in.
         """

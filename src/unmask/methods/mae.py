@@ -1,11 +1,11 @@
 """MAE: encode the visible quarter of an image, decode the rest from mask tokens.
 
-Masked Autoencoders Are Scalable Vision Learners. Kaiming He, Xinlei Chen, Saining Xie, Yanghao Li, Piotr Dollár, Ross
-Girshick. CVPR 2022, arXiv 2111.06377.
+Masked Autoencoders Are Scalable Vision Learners. Kaiming He, Xinlei Chen, Saining Xie, Yanghao Li, Piotr
+Dollár, Ross Girshick. CVPR 2022, arXiv 2111.06377.
 
-Three quarters of the patches are removed at random, and the ViT encoder sees only those that remain, which costs about a
-quarter of a full pass. A small decoder gets the encoded patches and one shared token for every removed one, each with its
-position, and predicts the removed pixels. Only the encoder is kept.
+Three quarters of the patches are removed at random, and the ViT encoder sees only those that remain, which
+costs about a quarter of a full pass. A small decoder gets the encoded patches and one shared token for every
+removed one, each with its position, and predicts the removed pixels. Only the encoder is kept.
 
 Loss, over the set M of removed patches of the batch, with d pixel values in a patch::
 
@@ -14,11 +14,13 @@ Loss, over the set M of removed patches of the batch, with d pixel values in a p
 
 Differences from the official code:
 
-* visible patches enter the encoder in raster order, not shuffled: the same function, since positions are already added;
-* the share to hide is rounded to the nearest patch; the official code keeps int(N * (1 - ratio)), in floating point
-  (`rounding="mae_official"`);
+* visible patches enter the encoder in raster order, not shuffled: the same function, since positions are
+  already added;
+* the share to hide is rounded to the nearest patch; the official code keeps int(N * (1 - ratio)), in floating
+  point (`rounding="mae_official"`);
 * the last linear layer runs on the removed patches only: the others are not scored;
-* the encoder may be any ViT that can leave patches out: learned or rotary positions, registers, without class token.
+* the encoder may be any ViT that can leave patches out: learned or rotary positions, registers, without class
+  token.
 """
 
 from typing import Literal

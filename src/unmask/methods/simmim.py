@@ -1,11 +1,11 @@
 """SimMIM: replace random squares by a token, regress their pixels with one linear layer.
 
-SimMIM: A Simple Framework for Masked Image Modeling. Zhenda Xie, Zheng Zhang, Yue Cao, Yutong Lin, Jianmin Bao, Zhuliang
-Yao, Qi Dai, Han Hu. CVPR 2022, arXiv 2111.09886.
+SimMIM: A Simple Framework for Masked Image Modeling. Zhenda Xie, Zheng Zhang, Yue Cao, Yutong Lin, Jianmin
+    Bao, Zhuliang Yao, Qi Dai, Han Hu. CVPR 2022, arXiv 2111.09886.
 
-Squares of 32 x 32 pixels are hidden: the embeddings of their patches become one learned vector, and an unmodified encoder
-(ViT, Swin, SwinV2) sees all of them. One linear layer predicts the pixels that each output feature stands for. Because no
-token is left out it works with windowed and hierarchical encoders.
+Squares of 32 x 32 pixels are hidden: the embeddings of their patches become one learned vector, and an
+    unmodified encoder (ViT, Swin, SwinV2) sees all of them. One linear layer predicts the pixels that each
+    output feature stands for. Because no token is left out it works with windowed and hierarchical encoders.
 
 Loss, over the set M of hidden pixels of the batch, with C channels::
 
@@ -15,8 +15,9 @@ Differences from the official code:
 
 * the mean divides by |M|, the official one by |M| + 1e-5;
 * rectangular images and any number of channels;
-* `local_window` normalises targets as in the follow-up ("On Data Scaling in Masked Image Modeling", arXiv 2206.04664; 47
-  there), with the variance in float64: in float32 the official formula turns a constant image into noise.
+* `local_window` normalises targets as in the follow-up ("On Data Scaling in Masked Image Modeling", arXiv
+  2206.04664; 47 there), with the variance in float64: in float32 the official formula turns a constant image
+  into noise.
 """
 
 from jaxtyping import Float
@@ -36,7 +37,8 @@ class SimMIM(Method):
         encoder: any encoder.
         mask_ratio: share of squares to hide, rounded up, table 1.
         mask_size: side of a square in pixels, a multiple of the encoder's patch size, table 1.
-        local_window: normalise target pixels by the window of so many pixels around each; None predicts plain pixels.
+        local_window: normalise target pixels by the window of so many pixels around each; None predicts plain
+    pixels.
     """
 
     def __init__(
@@ -50,7 +52,8 @@ class SimMIM(Method):
         super().__init__()
         if mask_size % encoder.patch_size:
             raise ValueError(
-                f"mask_size of {mask_size} pixels is no multiple of the encoder's patches of {encoder.patch_size} pixels"
+                f"mask_size of {mask_size} pixels is no multiple of the encoder's patches of "
+                f"{encoder.patch_size} pixels"
             )
         if local_window is not None and (local_window < 3 or local_window % 2 == 0):
             raise ValueError(f"local_window must be an odd number of at least 3 pixels, not {local_window}")

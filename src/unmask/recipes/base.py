@@ -44,7 +44,9 @@ class Data(Section):
     def _check(self) -> Self:
         for low, high in (self.crop_scale, self.crop_ratio):
             if not 0 < low <= high:
-                raise ValueError(f"a range must run from a positive low to a high value, not from {low} to {high}")
+                raise ValueError(
+                    f"a range must run from a positive low to a high value, not from {low} to {high}"
+                )
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and len(values) != self.channels:
@@ -75,7 +77,9 @@ class Optim(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} cannot be split into {self.accumulate} equal parts")
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be split into {self.accumulate} equal parts"
+            )
         return self
 
 
@@ -88,7 +92,9 @@ class Schedule(Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = 40  # of `epochs`; if `steps` is set the same share of it
     warmup_lr: Annotated[float, Field(ge=0)] = 0.0  # learning rate of step 0, as a share of the peak
     final_lr: Annotated[float, Field(ge=0)] = 0.0  # learning rate at the end, as a share of the peak (cosine)
-    milestones: tuple[float, ...] = ()  # epochs at which the learning rate is multiplied by `decay` (multistep)
+    milestones: tuple[
+        float, ...
+    ] = ()  # epochs at which the learning rate is multiplied by `decay` (multistep)
     decay: Fraction = 0.1
 
     @model_validator(mode="after")

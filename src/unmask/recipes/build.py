@@ -33,7 +33,8 @@ def build_method(recipe: Recipe) -> Method:
     """The recipe's method around its encoder.
 
     Raises:
-        UserError: unknown method, option or encoder, a value of the wrong type, parts that do not fit together.
+        UserError: unknown method, option or encoder, a value of the wrong type, parts that do not fit
+    together.
     """
     name = recipe.method.name
     if name not in METHODS:
@@ -47,9 +48,7 @@ def build_method(recipe: Recipe) -> Method:
         raise UserError(str(error)) from error
 
 
-def check_options(
-    target: Callable[..., Any], name: str, options: Mapping[str, Any]
-) -> dict[str, Any]:
+def check_options(target: Callable[..., Any], name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options checked against the keyword parameters of `target`, values converted to their types.
 
     Raises:

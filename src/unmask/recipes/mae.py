@@ -1,4 +1,6 @@
-"""MAE's published runs on ImageNet-1K (He et al. 2022, appendix A.1, and PRETRAIN.md of the official code)."""
+"""MAE's published runs on ImageNet-1K (He et al. 2022, appendix A.1, and PRETRAIN.md of the official
+code).
+"""
 
 from typing import Any
 
@@ -8,9 +10,9 @@ from unmask.recipes.base import Choice, Data, Optim, Recipe, Schedule
 def default(encoder: str = "vit_small_patch16_224") -> Recipe:
     """A run on one's own images.
 
-    Source: the published runs below, with the schedule set by the size of the data (`resolve`). Encoders narrower than
-        ViT-B get a decoder of 4 blocks of width 256: the paper's is larger than such an encoder, and fine-tuning hardly
-        depends on it (table 1a, 1b).
+    Source: the published runs below, with the schedule set by the size of the data (`resolve`). Encoders
+        narrower than ViT-B get a decoder of 4 blocks of width 256: the paper's is larger than such an
+        encoder, and fine-tuning hardly depends on it (table 1a, 1b).
     """
     narrow = any(size in encoder for size in ("tiny", "small", "little"))
     decoder = {"decoder_dim": 256, "decoder_depth": 4, "decoder_heads": 8} if narrow else {}

@@ -33,11 +33,11 @@ def resolve_recipe(
     """A method's default, a published run or a recipe.json, with changes.
 
     Args:
-        method_or_recipe: name of a method ("mae") or of a published run ("mae_vit_base_800ep"), path of a recipe.json,
-            or a recipe.
+        method_or_recipe: name of a method ("mae") or of a published run ("mae_vit_base_800ep"), path of a
+            recipe.json, or a recipe.
         images: in the data set; a method's default adapts epochs and batch size to it.
-        overrides: dotted key -> value: "method.mask_ratio", "optim.clip", "encoder.drop_path_rate", ... Strings are
-            read as JSON where possible, "none" as None.
+        overrides: dotted key -> value: "method.mask_ratio", "optim.clip", "encoder.drop_path_rate", ...
+            Strings are read as JSON where possible, "none" as None.
 
     Raises:
         UserError: unknown name or key, a value of the wrong type, contradictory lengths.
@@ -88,7 +88,9 @@ def _find(name: str | Recipe, encoder: str | None) -> tuple[Recipe, bool]:
     path = Path(name)
     if path.suffix == ".json" or path.is_file():
         if not path.is_file():
-            raise UserError(f"there is no file {name}; give a recipe.json, or a name that `unmask list recipes` shows")
+            raise UserError(
+                f"there is no file {name}; give a recipe.json, or a name that `unmask list recipes` shows"
+            )
         try:
             return Recipe.from_json(path), False
         except ValidationError as error:
@@ -97,8 +99,8 @@ def _find(name: str | Recipe, encoder: str | None) -> tuple[Recipe, bool]:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else ""
     raise UserError(
-        f"no method or recipe is called {name!r}{hint} Methods: {', '.join(DEFAULTS)}; `unmask list recipes` shows the "
-        "published runs."
+        f"no method or recipe is called {name!r}{hint} Methods: {', '.join(DEFAULTS)}; "
+        "`unmask list recipes` shows the published runs."
     )
 
 
@@ -107,7 +109,9 @@ def _fit_to(images: int, batch_size: int | None) -> dict[str, Any]:
     epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(IMAGES_IN_A_DEFAULT_RUN / max(images, 1))))
     changes: dict[str, Any] = {"schedule.epochs": epochs, "schedule.warmup_epochs": epochs / 20}
     if batch_size is None and 0 < images < 256:
-        changes["optim.batch_size"] = 2 ** (images.bit_length() - 1)  # the largest power of two that is filled
+        changes["optim.batch_size"] = 2 ** (
+            images.bit_length() - 1
+        )  # the largest power of two that is filled
     return changes
 
 

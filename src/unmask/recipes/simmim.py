@@ -16,12 +16,16 @@ def default(encoder: str = "swin_tiny_patch4_window7_224") -> Recipe:
         method=Choice(name="simmim"),
         encoder=Choice(name=encoder, **options),
         data=Data(image_size=(192, 192), crop_scale=(0.67, 1.0), interpolation="bilinear"),
-        optim=Optim(batch_size=256, base_lr=6e-4, lr_per=256, betas=(0.9, 0.999), weight_decay=0.05, clip=5.0),
+        optim=Optim(
+            batch_size=256, base_lr=6e-4, lr_per=256, betas=(0.9, 0.999), weight_decay=0.05, clip=5.0
+        ),
         schedule=Schedule(epochs=400, warmup_epochs=20, warmup_lr=0.005, final_lr=0.05),
     )
 
 
-def _published(name: str, encoder: Choice, *, no_decay: tuple[str, ...], image_size: int = 192, **method: Any) -> Recipe:
+def _published(
+    name: str, encoder: Choice, *, no_decay: tuple[str, ...], image_size: int = 192, **method: Any
+) -> Recipe:
     """800 epochs, learning rate divided by ten at epoch 700."""
     return Recipe(
         name=name,

@@ -1,0 +1,183 @@
+"""The properties that every method must have, with every encoder family that it works with."""
+
+import copy
+import json
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny import DROPPING, PAIRS, tiny_method
+from unmask.methods import METHODS, Method
+
+SIZES = {"square": ((64, 64), 3), "wide, four channels": ((64, 96), 4)}
+
+
+@cache
+def _built(name: str, encoder: str) -> Method:
+    torch.manual_seed(0)
+    return tiny_method(name, encoder)
+
+
+def build(name: str, encoder: str) -> Method:
+    """Built once, handed out as fresh copies."""
+    return copy.deepcopy(_built(name, encoder))
+
+
+def pictures(batch: int = 4, size: tuple[int, int] = (64, 64), channels: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, channels, *size, generator=generator)
+
+
+def wake(method: Method) -> None:
+    """Move every parameter off its initial value: SwinV2's norms start at 0, which switches its blocks
+    off.
+    """
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+
+
+every_pair = pytest.mark.parametrize(("name", "encoder"), PAIRS)
+
+
+def test_every_method_is_covered() -> None:
+    assert {name for name, _ in PAIRS} == set(METHODS)
+
+
+@every_pair
+def test_every_trainable_parameter_gets_a_gradient(name: str, encoder: str) -> None:
+    method = build(name, encoder)
+    wake(method)
+    loss = method(pictures())["loss"]
+    assert loss.shape == () and torch.isfinite(loss)
+    loss.backward()
+    silent = [
+        key
+        for key, parameter in method.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
+    ]
+    assert not silent
+
+
+@every_pair
+def test_hidden_pixels_change_the_target_only(name: str, encoder: str) -> None:
+    """The prediction may not depend on what is hidden; only its comparison with the target may."""
+    method, images = build(name, encoder).eval(), pictures()
+    wake(method)
+    mask = method.draw(images)
+    hidden = mask.pixels(method.encoder.patch_size)
+    other = torch.where(hidden, torch.randn_like(images), images)
+    assert not torch.equal(images, other)
+    with torch.no_grad():
+        same = method.reconstruct(images, mask), method.reconstruct(other, mask)
+        losses = method(images, mask=mask)["loss"], method(other, mask=mask)["loss"]
+    torch.testing.assert_close(*same, rtol=0, atol=1e-6)
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("encoder", DROPPING)
+def test_hidden_pixels_cannot_influence_a_visible_only_encoder(encoder: str) -> None:
+    method, images = build("mae", encoder).eval(), pictures()
+    mask = method.draw(images)
+    other = torch.where(mask.pixels(method.encoder.patch_size), torch.full_like(images, 7.0), images)
+    before, after = (method.encoder.visible(view, mask, take=(0, -1)) for view in (images, other))
+    assert torch.equal(before.patches, after.patches)
+    assert all(torch.equal(a, b) for a, b in zip(before.taps, after.taps, strict=True))
+
+
+@every_pair
+@pytest.mark.parametrize("shape", SIZES)
+def test_exact_counts_on_any_shape(name: str, encoder: str, shape: str) -> None:
+    size, channels = SIZES[shape]
+    torch.manual_seed(0)
+    method = tiny_method(name, encoder, image_size=size, channels=channels)
+    images = pictures(5, size, channels)
+    mask = method.draw(images)
+    assert mask.hidden.shape == (5, method.encoder.grid[0] * method.encoder.grid[1])
+    assert (mask.hidden.sum(1) == mask.count).all()
+    assert torch.isfinite(method(images, mask=mask)["loss"])
+    assert method.reconstruct(images, mask).shape == images.shape
+
+
+@pytest.fixture(scope="session")
+def traces() -> dict[str, str]:
+    """What hindered each pair from tracing as one graph."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.methods.trace"], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@every_pair
+def test_traces_as_one_graph(name: str, encoder: str, traces: dict[str, str]) -> None:
+    assert traces[f"{name}-{encoder}"] == ""
+
+
+@every_pair
+def test_bfloat16_stays_close(name: str, encoder: str) -> None:
+    method, images = build(name, encoder), pictures()
+    mask = method.draw(images)
+    exact = method(images, mask=mask)["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = method(images, mask=mask)["loss"]
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, exact, rtol=0.02, atol=0)
+    loss.backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in method.parameters())
+
+
+@every_pair
+def test_state_dict_round_trip(name: str, encoder: str) -> None:
+    method, images = build(name, encoder).eval(), pictures()
+    mask = method.draw(images)
+    torch.manual_seed(99)
+    other = tiny_method(name, encoder).eval()
+    assert not torch.equal(method(images, mask=mask)["loss"], other(images, mask=mask)["loss"])
+    other.load_state_dict(method.state_dict(), strict=True)
+    assert torch.equal(method(images, mask=mask)["loss"], other(images, mask=mask)["loss"])
+
+
+@every_pair
+def test_activation_checkpointing_changes_nothing(name: str, encoder: str) -> None:
+    method, images = build(name, encoder), pictures()
+    mask = method.draw(images)
+    gradients = []
+    for method.encoder.checkpointing in (False, True):
+        method.zero_grad()
+        method(images, mask=mask)["loss"].backward()
+        gradients.append([p.grad.clone() for p in method.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@every_pair
+def test_overfits_one_batch(name: str, encoder: str) -> None:
+    method = build(name, encoder)
+    # Smooth pictures, so that something can be known of the hidden pixels.
+    images = torch.nn.functional.interpolate(pictures(4, (4, 4)), size=(64, 64), mode="bilinear")
+    mask = method.draw(images)
+    optimiser = torch.optim.AdamW(method.parameters(), lr=3e-3)
+    first = method(images, mask=mask)["loss"].item()
+    for _ in range(300):
+        optimiser.zero_grad()
+        loss = method(images, mask=mask)["loss"]
+        loss.backward()
+        optimiser.step()
+        if loss.item() < 0.5 * first:
+            return
+    pytest.fail(f"the loss fell only from {first:.3f} to {loss.item():.3f}")
+
+
+@every_pair
+def test_the_seed_decides_everything(name: str, encoder: str) -> None:
+    losses = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        method = tiny_method(name, encoder)
+        losses.append(method(pictures())["loss"].item())
+    assert losses[0] == losses[1] != losses[2]

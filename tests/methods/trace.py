@@ -1,0 +1,32 @@
+"""Trace every method with every encoder as one graph; prints a JSON object of failures.
+
+Runs in a process of its own: the shape checks of the other tests wrap every function and would be traced too.
+"""
+
+import json
+
+import torch
+
+from tests.tiny import PAIRS, tiny_method
+
+
+def trace(name: str, encoder: str) -> str:
+    """What went wrong, or nothing."""
+    torch._dynamo.reset()
+    method, images = tiny_method(name, encoder), torch.randn(2, 3, 64, 64)
+    mask = method.draw(images)
+    compiled = torch.compile(method, backend="eager", fullgraph=True)
+    try:
+        torch.testing.assert_close(compiled(images, mask=mask)["loss"], method(images, mask=mask)["loss"])
+        losses = []
+        for draw in (compiled, method):  # the mask drawn inside the graph
+            torch.manual_seed(0)
+            losses.append(draw(images)["loss"])
+        torch.testing.assert_close(*losses)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"[:2000]
+    return ""
+
+
+if __name__ == "__main__":
+    print(json.dumps({f"{name}-{encoder}": trace(name, encoder) for name, encoder in PAIRS}))

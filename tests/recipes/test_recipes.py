@@ -1,0 +1,150 @@
+"""From names and overrides to recipes and modules."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from unmask.errors import UserError
+from unmask.recipes import RECIPES
+from unmask.recipes.base import Recipe, scaled_lr
+from unmask.recipes.build import build_method
+from unmask.recipes.resolve import parse_value, resolve_recipe
+
+PARAMETERS = {  # computed from the official code
+    "mae_vit_base_800ep": 111_655_680,
+    "mae_vit_large_800ep": 329_239_296,
+    "mae_vit_huge_1600ep": 656_613_964,
+    "simmim_swin_base_100ep": 89_874_104,
+    "simmim_swin_large_800ep": 199_881_204,
+    "simmim_vit_base_800ep": 86_256_720,
+    "simmim_swinv2_base_800ep": 90_042_744,
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_published_recipes_build(name: str) -> None:
+    """On the meta device: nothing is allocated, only counted."""
+    recipe = RECIPES[name]()
+    assert recipe.name == name
+    plain = recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"init": None})})
+    with torch.device("meta"):
+        method = build_method(plain)
+    count = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    assert name not in PARAMETERS or count == PARAMETERS[name]
+    for field in ("Source:", "Command:", "Published:", "Cost:", "Reproduced by us:"):
+        assert field in (RECIPES[name].__doc__ or "")
+    assert f"unmask pretrain {name} " in (RECIPES[name].__doc__ or "")
+
+
+def test_published_learning_rates() -> None:
+    assert scaled_lr(1.5e-4, 4096, 256) == pytest.approx(2.4e-3)
+    assert RECIPES["mae_vit_base_800ep"]().optim.peak_lr == pytest.approx(2.4e-3)
+    assert RECIPES["simmim_swin_base_100ep"]().optim.peak_lr == pytest.approx(8e-4)
+    assert RECIPES["simmim_vit_base_800ep"]().optim.peak_lr == pytest.approx(4e-4)
+
+
+@pytest.mark.parametrize("name", ["mae", "simmim", *RECIPES])
+def test_json_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = resolve_recipe(name, images=5000)
+    path = tmp_path / "recipe.json"
+    path.write_text(recipe.to_json())
+    assert Recipe.from_json(path) == recipe == resolve_recipe(str(path))
+
+
+def test_overrides_reach_every_section() -> None:
+    recipe = resolve_recipe(
+        "mae",
+        encoder="vit_tiny_patch16_224",
+        image_size=(64, 96),
+        steps=50,
+        lr=1e-3,
+        seed=7,
+        overrides={
+            "method.mask_ratio": "0.5",
+            "encoder.drop_path_rate": "0.1",
+            "data.flip": "false",
+            "optim.clip": "none",
+            "optim.betas": "[0.9, 0.99]",
+            "schedule.kind": "constant",
+            "checkpoint.every": "5",
+        },
+    )
+    assert recipe.method.options["mask_ratio"] == 0.5
+    assert recipe.encoder.name == "vit_tiny_patch16_224" and recipe.encoder.options["drop_path_rate"] == 0.1
+    assert recipe.data.image_size == (64, 96) and recipe.data.flip is False
+    assert recipe.optim.clip is None and recipe.optim.betas == (0.9, 0.99) and recipe.optim.peak_lr == 1e-3
+    assert (recipe.schedule.steps, recipe.schedule.kind, recipe.seed) == (50, "constant", 7)
+    assert recipe.checkpoint.every == 5
+
+
+def test_fewer_epochs_keep_the_shape_of_the_schedule() -> None:
+    recipe = resolve_recipe("simmim_swin_base_800ep", epochs=80)
+    assert (recipe.schedule.epochs, recipe.schedule.warmup_epochs, recipe.schedule.milestones) == (
+        80,
+        1.0,
+        (70.0,),
+    )
+
+
+def test_defaults_follow_the_size_of_the_data() -> None:
+    small, large = resolve_recipe("mae", images=100), resolve_recipe("mae", images=10_000_000)
+    assert (small.optim.batch_size, small.schedule.epochs) == (64, 800)
+    assert (large.optim.batch_size, large.schedule.epochs) == (256, 100)
+    assert resolve_recipe("mae", images=100, batch_size=10).optim.batch_size == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.5", 0.5),
+        ("none", None),
+        ("True", True),
+        ("false", False),
+        ("[1, 2]", [1, 2]),
+        ("sincos", "sincos"),
+    ],
+)
+def test_parse_value(text: str, value: object) -> None:
+    assert parse_value(text) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("maee", {}, "did you mean mae"),
+        ("nowhere.json", {}, "there is no file nowhere.json"),
+        (
+            "mae",
+            {"overrides": {"method.mask_rato": 0.5}},
+            "MAE has no option 'mask_rato'; did you mean 'mask_ratio'",
+        ),
+        ("mae", {"overrides": {"method.mask_ratio": "much"}}, "mask_ratio='much' is not valid"),
+        ("mae", {"overrides": {"method.mask_ratio": 1.5}}, "strictly between 0 and 1"),
+        ("mae", {"overrides": {"optim.lrr": 1}}, "Did you mean optim.lr"),
+        ("mae", {"overrides": {"optm.lr": 1}}, "Did you mean optim.lr"),
+        ("mae", {"overrides": {"lr": 1}}, "there is no setting 'lr'"),
+        ("mae", {"batch_size": -1}, "optim.batch_size=-1"),
+        ("mae", {"overrides": {"data.crop_scale": [0.9, 0.5]}}, "from a positive low to a high value"),
+        ("mae", {"overrides": {"data.mean": [0.5]}}, "mean has 1 values for images of 3 channels"),
+        ("mae", {"overrides": {"optim.accumulate": 3}}, "cannot be split into 3"),
+        ("mae", {"epochs": 3, "steps": 3}, "give one of them"),
+        ("mae", {"encoder": "swin_tiny_patch4_window7_224"}, "MAE encodes only visible patches"),
+        ("mae", {"overrides": {"encoder.image_size": 64}}, "data.image_size"),
+        ("mae", {"overrides": {"method.decoder_heads": 7}}, "cannot have 7 heads"),
+        ("simmim", {"overrides": {"method.mask_size": 33}}, "no multiple of the encoder's patches"),
+        ("simmim", {"overrides": {"method.local_window": 4}}, "odd number"),
+        ("simmim", {"image_size": (32, 32)}, "at least one must be hidden"),
+    ],
+)
+def test_mistakes_are_explained(name: str, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_method(resolve_recipe(name, **changes))
+
+
+def test_a_broken_recipe_file_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"name": "x", "method": {"name": "mae"}}))
+    with pytest.raises(UserError, match="is no recipe: encoder"):
+        resolve_recipe(str(path))

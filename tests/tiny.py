@@ -1,0 +1,48 @@
+"""Small encoders of every family and small methods around them, for tests."""
+
+from typing import Any
+
+from unmask.encoders import Encoder, create_encoder
+from unmask.methods import METHODS, Method
+
+TRANSFORMER = {"embed_dim": 48, "depth": 2, "num_heads": 3, "patch_size": 8}
+HIERARCHICAL = {"embed_dim": 12, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 4)}
+
+# name -> (timm name, options)
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit": ("vit_tiny_patch16_224", {**TRANSFORMER, "position": "sincos", "init": "mae"}),
+    "vit_registers": ("vit_tiny_patch16_224", {**TRANSFORMER, "reg_tokens": 3}),
+    "vit_no_class_token": ("vit_tiny_patch16_224", {**TRANSFORMER, "class_token": False}),
+    "rope_axial": ("vit_small_patch16_rope_224", TRANSFORMER),
+    "rope_mixed": ("vit_small_patch16_rope_mixed_224", TRANSFORMER),
+    "dinov3": ("vit_small_patch16_dinov3", TRANSFORMER),
+    "eva02": ("eva02_tiny_patch14_224", TRANSFORMER),
+    "beit_shared": (
+        "beit_base_patch16_224",
+        {**TRANSFORMER, "use_rel_pos_bias": False, "use_shared_rel_pos_bias": True, "init": "beit"},
+    ),
+    "beit_each_block": ("beit_base_patch16_224", TRANSFORMER),
+    "swin": ("swin_tiny_patch4_window7_224", HIERARCHICAL),
+    "swinv2": ("swinv2_tiny_window8_256", HIERARCHICAL),
+}
+DROPPING = ("vit", "vit_registers", "vit_no_class_token", "rope_axial", "rope_mixed", "dinov3", "eva02")
+
+DECODER = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
+METHOD_OPTIONS: dict[str, dict[str, Any]] = {"mae": DECODER, "simmim": {"mask_size": 16}}
+
+
+def tiny_encoder(name: str, *, image_size: tuple[int, int] = (64, 64), channels: int = 3) -> Encoder:
+    timm_name, options = ENCODERS[name]
+    return create_encoder(timm_name, image_size=image_size, channels=channels, **options)
+
+
+def tiny_method(
+    name: str, encoder: str, *, image_size: tuple[int, int] = (64, 64), channels: int = 3
+) -> Method:
+    return METHODS[name](
+        tiny_encoder(encoder, image_size=image_size, channels=channels), **METHOD_OPTIONS[name]
+    )
+
+
+# Every method with every family that it can work with.
+PAIRS = [("mae", name) for name in DROPPING] + [("simmim", name) for name in ENCODERS]
