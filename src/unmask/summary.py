@@ -123,7 +123,7 @@ def tiles(recipe: Line, log: Log) -> Iterable[dict[str, str]]:
     yield _tile("Training time", time, f"{last:,} {'step' if last == 1 else 'steps'}")
     yield _tile("Images a second", _short(median(speeds)) if speeds else "–", "median")
     yield _tile("Waiting for data", "–" if share is None else f"{share:.1%}", "of the time")
-    yield _tile("Peak memory", f"{max(memory) / 1024:.3g} GB" if memory else "–", "")
+    yield _tile("Peak memory", _memory(max(memory)) if memory else "–", "")
     yield _tile("Bad pictures", f"{bad:,}", "skipped" if bad else "none skipped")
     evaluations = log.all("evaluation")
     if evaluations:
@@ -174,6 +174,10 @@ def _short(value: float) -> str:
         if value >= unit:
             return f"{value / unit:.3g} {name}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _memory(megabytes: float) -> str:
+    return f"{megabytes / 1024:.3g} GB" if megabytes >= 1024 else f"{megabytes:.0f} MB"
 
 
 def _duration(seconds: float) -> str:
