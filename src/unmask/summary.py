@@ -38,8 +38,9 @@ def _sentences(recipe: Line, log: Log, data: str, machine: str) -> Iterable[str]
     pictures = f"{images:,.0f} pictures" if images else "pictures"
     start = "continued from trained weights" if recipe["encoder"].get("pretrained") else "from scratch"
     verb = {"finished": "was trained", "unfinished": "is being trained"}.get(log.status, "was being trained")
+    encoder = recipe["encoder"]["name"]
     yield (
-        f"A {recipe['encoder']['name']} {verb} {start} with {_method_title(recipe)} on {pictures}"
+        f"{'An' if encoder[0] in 'aeio' else 'A'} {encoder} {verb} {start} with {_method_title(recipe)} on {pictures}"
         f"{f' of {data}' if data else ''}, without labels, at {height} × {width} pixels."
     )
     if not log.steps:
