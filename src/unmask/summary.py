@@ -39,8 +39,9 @@ def _sentences(recipe: Line, log: Log, data: str, machine: str) -> Iterable[str]
     start = "continued from trained weights" if recipe["encoder"].get("pretrained") else "from scratch"
     verb = {"finished": "was trained", "unfinished": "is being trained"}.get(log.status, "was being trained")
     encoder = recipe["encoder"]["name"]
+    article = "An" if encoder[0] in "aeio" else "A"
     yield (
-        f"{'An' if encoder[0] in 'aeio' else 'A'} {encoder} {verb} {start} with {_method_title(recipe)} on {pictures}"
+        f"{article} {encoder} {verb} {start} with {_method_title(recipe)} on {pictures}"
         f"{f' of {data}' if data else ''}, without labels, at {height} × {width} pixels."
     )
     if not log.steps:
