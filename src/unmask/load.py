@@ -63,7 +63,7 @@ def load_encoder(
     _check(tensors, encoder.model.state_dict(), weights)
     encoder.model.load_state_dict(tensors, strict=True)
     if image_size is not None and image_size != encoder.image_size:
-        encoder = _resized(encoder, image_size)
+        encoder = resized(encoder, image_size)
     return encoder.eval()
 
 
@@ -143,7 +143,7 @@ def _with_channels(tensors: dict[str, Tensor], channels: int, weights: Path) -> 
     return {**tensors, stem: adapt_input_conv(channels, tensors[stem])}
 
 
-def _resized(encoder: Encoder, image_size: tuple[int, int]) -> Encoder:
+def resized(encoder: Encoder, image_size: tuple[int, int]) -> Encoder:
     """The encoder for another image size: timm interpolates positions; a Swin keeps its windows."""
     architecture = {**encoder.architecture, "img_size": list(image_size)}
     window = {name: architecture[name] for name in ("window_size",) if name in architecture}

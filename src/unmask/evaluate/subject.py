@@ -1,0 +1,124 @@
+"""What is evaluated: an encoder from a run, a file, timm or the caller, or the pixels themselves."""
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unmask.encoders import Encoder, create_encoder
+from unmask.errors import UserError
+from unmask.evaluate.features import PIXELS_SIDE, Extractor, features_of, pixels
+from unmask.load import RANDOM, is_path, load_encoder, read_card, resized
+from unmask.recipes.base import Choice, Recipe
+from unmask.recipes.build import build_encoder
+
+PIXELS = "pixels"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated.
+
+    Attributes:
+        name: as given by the user.
+        encoder: None for raw pixels.
+        image_size: height and width in pixels.
+        mean: None is ImageNet's; so is std.
+        run: the run folder it comes from, if any.
+        made_by: provenance from the card.
+    """
+
+    name: str
+    encoder: Encoder | None
+    image_size: tuple[int, int]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    run: Path | None = None
+    made_by: dict[str, Any] | None = None
+
+    @property
+    def channels(self) -> int:
+        return 3 if self.encoder is None else self.encoder.channels
+
+    def extractor(self, *, pool: str, layer: int | None, device: str) -> Extractor:
+        """Its features on a device."""
+        if self.encoder is None:
+            return pixels
+        return features_of(self.encoder.to(device), mean=self.mean, std=self.std, pool=pool, layer=layer)
+
+
+def find_subject(
+    run_or_name: str | Path | Encoder, *, image_size: tuple[int, int] | None, seed: int
+) -> Subject:
+    """Load what is to be evaluated; it is the caller's to change.
+
+    Args:
+        seed: of random weights.
+    """
+    if isinstance(run_or_name, Encoder):
+        encoder = copy.deepcopy(run_or_name)
+        if image_size is not None and image_size != encoder.image_size:
+            encoder = resized(encoder, image_size)
+        return Subject(encoder.architecture["model_name"], encoder, encoder.image_size)
+    if run_or_name == PIXELS:
+        return Subject(PIXELS, None, image_size or (PIXELS_SIDE, PIXELS_SIDE))
+    if is_path(run_or_name):
+        weights, card = read_card(run_or_name)
+        encoder = load_encoder(run_or_name, image_size=image_size)
+        run = weights.parent if (weights.parent / "recipe.json").is_file() else None
+        return Subject(
+            str(run_or_name),
+            encoder,
+            encoder.image_size,
+            mean=tuple(card["mean"]),
+            std=tuple(card["std"]),
+            run=run,
+            made_by=card.get("made_by"),
+        )
+    name = str(run_or_name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = load_encoder(name, image_size=image_size)
+    if name.startswith(RANDOM):
+        return Subject(name, encoder, encoder.image_size)
+    published = encoder.model.pretrained_cfg
+    return Subject(
+        name, encoder, encoder.image_size, mean=tuple(published["mean"]), std=tuple(published["std"])
+    )
+
+
+def untrained(subject: Subject, *, seed: int) -> Subject:
+    """The same architecture with random weights: as the run drew them if it is a run, else as timm does."""
+    assert subject.encoder is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = _untrained(subject)
+    if encoder.image_size != subject.image_size:
+        encoder = resized(encoder, subject.image_size)
+    return replace(subject, encoder=encoder)
+
+
+def _untrained(subject: Subject) -> Encoder:
+    assert subject.encoder is not None
+    if subject.run is not None:
+        try:
+            recipe = Recipe.from_json(subject.run / "recipe.json")
+        except ValueError as error:
+            raise UserError(
+                f"{subject.run / 'recipe.json'} is not a recipe of this version: {error}"
+            ) from error
+        options = {**recipe.encoder.options, "pretrained": False}
+        return build_encoder(
+            recipe.model_copy(update={"encoder": Choice(name=recipe.encoder.name, **options)})
+        )
+    architecture = dict(subject.encoder.architecture)
+    for fixed in ("img_size", "in_chans", "num_classes"):
+        architecture.pop(fixed)
+    return create_encoder(
+        architecture.pop("model_name"),
+        image_size=subject.image_size,
+        channels=subject.channels,
+        **architecture,
+    )
