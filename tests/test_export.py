@@ -148,7 +148,7 @@ def test_a_failed_write_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("unmask.export.save_file", half)
+    monkeypatch.setattr(sys.modules["unmask.export"], "save_file", half)
     with pytest.raises(OSError, match="no space"):
         save(tiny("vit"), tmp_path)
     assert (tmp_path / "encoder.safetensors").read_bytes() == before

@@ -147,10 +147,11 @@ def resized(encoder: Encoder, image_size: tuple[int, int]) -> Encoder:
     """The encoder for another image size: timm interpolates positions; a Swin keeps its windows."""
     architecture = {**encoder.architecture, "img_size": list(image_size)}
     window = {name: architecture[name] for name in ("window_size",) if name in architecture}
+    model: Any = encoder.model
     try:
-        encoder.model.set_input_size(img_size=image_size, **window)
-        adapter, _ = ENCODERS[type(encoder.model)]
-        return adapter(encoder.model, architecture=architecture)
+        model.set_input_size(img_size=image_size, **window)
+        adapter, _ = ENCODERS[type(model)]
+        return adapter(model, architecture=architecture)
     except (AssertionError, ValueError) as error:
         raise UserError(
             f"This encoder cannot take images of {image_size[0]} x {image_size[1]} pixels: {error}"

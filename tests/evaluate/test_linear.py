@@ -109,6 +109,15 @@ def test_schedule() -> None:
     assert _factor(0, 90, 0) == 1
 
 
+def test_warm_up_is_a_ninth() -> None:
+    features, labels = blobs(40, distance=2, seed=0)
+    settings = [
+        linear_probe(features, labels, features, classes=4, lr=1.0, epochs=epochs).settings
+        for epochs in (90, 9)
+    ]
+    assert [one["warmup_epochs"] for one in settings] == [10, 1]
+
+
 def test_mirrored_features_are_used() -> None:
     """Classes that only mirror images tell apart: without them mirror images to validate are a guess."""
     generator = torch.Generator().manual_seed(0)
@@ -134,7 +143,7 @@ def test_batch_follows_the_data() -> None:
     ("options", "message"),
     [
         ({"epochs": 0}, "1 epoch or more"),
-        ({"epochs": 10}, "fewer of warm-up"),
+        ({"epochs": 10, "warmup_epochs": 10}, "fewer of warm-up"),
         ({"lr": 0.0}, "learning rate above 0"),
         ({"probe_batch_size": 1}, "2 or more"),
     ],

@@ -46,7 +46,7 @@ def linear_probe(
     classes: int,
     mirrored: Float[Tensor, "n D"] | None = None,
     epochs: int = 90,
-    warmup_epochs: float = 10,
+    warmup_epochs: float | None = None,
     lr: float | None = None,
     probe_batch_size: int | None = None,
     seed: int = 0,
@@ -56,12 +56,14 @@ def linear_probe(
     Args:
         classes: number of classes, labels are in [0, classes).
         mirrored: features of the flipped training images, in the same order.
+        warmup_epochs: None is a ninth of `epochs`, the paper's 10 of 90.
         lr: peak learning rate, not scaled by the batch; None chooses one of `RATES` on held-out training
             images (6.4 is the paper's).
         probe_batch_size: training images in a step; None is a twelfth of them, between 64 and 16384.
         seed: of initial weights, order and fifths; the same seed gives the same answer on one machine.
     """
     count = len(train)
+    warmup_epochs = epochs / 9 if warmup_epochs is None else warmup_epochs
     if count < FEWEST_IMAGES:
         raise UserError(
             f"A linear probe needs {FEWEST_IMAGES} training images or more, not {count}. Use knn."
@@ -75,7 +77,7 @@ def linear_probe(
         raise UserError(f"Batch normalisation needs a probe_batch_size of 2 or more, not {probe_batch_size}.")
     batch = probe_batch_size or min(LARGEST_BATCH, max(64, count // 12))
     copies = train[None] if mirrored is None else torch.stack([train, mirrored])
-    length = {"epochs": epochs, "warmup_epochs": warmup_epochs, "batch": batch}
+    length: dict[str, Any] = {"epochs": epochs, "warmup_epochs": warmup_epochs, "batch": batch}
     settings: dict[str, Any] = {**length, "flip": mirrored is not None}
     if lr is None:
         accuracies = _held_out_accuracies(copies, train_labels, classes, seed=seed, **length)

@@ -83,7 +83,7 @@ def find_subject(
         encoder = load_encoder(name, image_size=image_size)
     if name.startswith(RANDOM):
         return Subject(name, encoder, encoder.image_size)
-    published = encoder.model.pretrained_cfg
+    published: Any = encoder.model.pretrained_cfg
     return Subject(
         name, encoder, encoder.image_size, mean=tuple(published["mean"]), std=tuple(published["std"])
     )
