@@ -102,11 +102,11 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
 
 
 def function_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of signature and body; the docstring, where options are explained, is not counted."""
-    first = function.body[0]
-    described = ast.get_docstring(function, clean=False) is not None
-    documentation = (first.end_lineno or first.lineno) - first.lineno + 1 if described else 0
-    return (function.end_lineno or function.lineno) - function.lineno + 1 - documentation
+    """Lines of the body and one for each parameter; docstrings, where options are explained, do not count."""
+    body = function.body[ast.get_docstring(function) is not None :]
+    if not body:
+        return len(parameters(function))
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 + len(parameters(function))
 
 
 def code_lines(path: Path) -> int:

@@ -1,22 +1,28 @@
-"""The documentation tells the truth: its example of a method runs."""
+"""The documentation tells the truth: its example of a method runs, its commands and options exist."""
 
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import typer
+from typer.core import TyperCommand, TyperGroup
 
+from unmask.cli import app
 from unmask.encoders import create_encoder
 from unmask.methods.base import Method
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
-def python_blocks(page: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+def blocks(path: Path, language: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return [text for name, text in found if name == language]
 
 
 def test_the_example_method_learns_and_reconstructs() -> None:
-    (source,) = python_blocks("add-a-method.md")
+    (source,) = blocks(DOCS / "add-a-method.md", "python")
     namespace: dict[str, object] = {"__name__": "example"}
     exec(compile(source, "add-a-method.md", "exec"), namespace)
     example = namespace["MeanColour"]
@@ -41,7 +47,7 @@ def test_the_example_method_learns_and_reconstructs() -> None:
 
 
 def test_the_example_states_the_five_steps_in_order() -> None:
-    (source,) = python_blocks("add-a-method.md")
+    (source,) = blocks(DOCS / "add-a-method.md", "python")
     assert re.findall(r"^        # (\w+)$", source, flags=re.M) == [
         "mask",
         "encode",
@@ -49,3 +55,41 @@ def test_the_example_states_the_five_steps_in_order() -> None:
         "target",
         "compare",
     ]
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """(page, words) of every line that starts with `unmask` in a block of shell commands; "a|b" is both."""
+    for path in sorted(DOCS.rglob("*.md")):
+        for block in blocks(path, ""):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("unmask "):
+                    yield path.name, [word.strip("[]") for word in shlex.split(line, comments=True)[1:]]
+
+
+def test_every_command_and_option_of_the_docs_exists() -> None:
+    seen = 0
+    for page, words in commands():
+        command = typer.main.get_command(app)
+        while isinstance(command, TyperGroup) and words and not words[0].startswith("-"):
+            names = words.pop(0).split("|")
+            assert set(names) <= set(command.commands), f"{page}: no command {names}"
+            command = command.commands[names[0]]
+        known = {
+            name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)
+        }
+        options = {word for word in words if word.startswith("--")} - {"--help"}
+        assert options <= known, f"{page}: {command.name} has no option {options - known}"
+        seen += 1
+    assert seen > 20
+
+
+def test_every_option_in_the_command_line_page_exists() -> None:
+    def options(command: TyperCommand | TyperGroup) -> set[str]:
+        own = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        inner = command.commands.values() if isinstance(command, TyperGroup) else ()
+        return own.union(*(options(each) for each in inner))
+
+    page = (DOCS / "command-line.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(--[a-z-]+)", page)) - {"--help"}
+    assert len(named) > 15
+    assert named <= options(typer.main.get_command(app))
