@@ -219,6 +219,15 @@ def test_export_replaces_an_earlier_one(tmp_path: Path) -> None:
     assert model.norm.bias.tolist() == [3.0] * 48
 
 
+def test_timm_layout_claims_nothing_of_published_weights(tmp_path: Path) -> None:
+    save(tiny("beit_shared_bias"), tmp_path)
+    config = json.loads((export(tmp_path, to="timm") / "config.json").read_text())
+    shown = config["pretrained_cfg"]
+    assert shown["tag"] == "unmask"
+    assert not {"license", "url", "hf_hub_id", "paper_ids", "origin_url"} & shown.keys()
+    assert config["model_args"]["use_shared_rel_pos_bias"] is True
+
+
 def test_wrong_weights_are_named(tmp_path: Path) -> None:
     weights = save(tiny("vit"), tmp_path)
     tensors = load_file(weights)

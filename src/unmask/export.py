@@ -149,6 +149,9 @@ def _export_timm(encoder: Encoder, card: dict[str, Any], folder: Path) -> None:
         "num_classes": 0,
         "crop_pct": 0.875,
         "interpolation": "bicubic",
+        # What timm says of its own weights of that name is not true of these.
+        **dict.fromkeys(("license", "origin_url", "paper_name", "paper_ids", "notes")),
+        "tag": "unmask",
     }
     with torch.device("meta"):  # the weights come from the encoder; this model only describes itself
         model = timm.create_model(**encoder.architecture, pretrained_cfg_overlay=shown)
