@@ -97,6 +97,17 @@ def test_signal_saves_and_exits_with_its_code(
     assert events(out) == ["start", "stopped", "resume", "end"]
 
 
+def test_resumed_run_keeps_its_precision(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "whole", precision="bf16")
+    out = tmp_path / "killed"
+    process = start(data, out, {"checkpoint.every": 4}, precision="bf16")
+    wait_for_step(process, out, 9)
+    process.kill()
+    process.join()
+    run(data, out, resume=True)
+    assert same(weights(tmp_path / "whole"), weights(out))
+
+
 def test_second_ctrl_c_ends_at_once() -> None:
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGTERM)

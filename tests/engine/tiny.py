@@ -51,6 +51,8 @@ def run(data: Path, out: Path, *, overrides: dict[str, Any] | None = None, **opt
 
 
 def child(data: Path, out: Path, overrides: dict[str, Any], options: dict[str, Any]) -> None:
+    # The way to start processes is inherited; workers are to be started as in a run of one's own.
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     sys.exit(run(data, out, overrides=overrides, **options).interrupted)
 
 

@@ -17,7 +17,7 @@ from unmask import __version__
 from unmask.data import Source, normalise, open_source
 from unmask.engine.checkpoint import State, checkpoints, load_checkpoint, save_checkpoint
 from unmask.engine.log import RunLog, is_logged
-from unmask.engine.machine import Machine, peak_memory_mb
+from unmask.engine.machine import Machine, attention, peak_memory_mb
 from unmask.engine.measure import HostCopy, Speed
 from unmask.engine.pictures import save_strip
 from unmask.engine.progress import ProgressLine
@@ -97,7 +97,7 @@ def pretrain(
     machine = Machine(
         device=device, precision=precision, workers=workers, compile=compile, checkpointing=checkpointing
     )
-    job = prepare(recipe, source, folder, machine)
+    job = prepare(recipe, source, folder, machine, resumed=saved is not None)
     return _run(job, state, data=str(data), resumed=saved is not None, overwrite=overwrite, progress=progress)
 
 
@@ -191,7 +191,7 @@ def update(
             name: normalise(view.to(accelerator.device, non_blocking=True), job.mean, job.std)
             for name, view in pixels.items()
         }
-        with accelerator.accumulate(job.model):
+        with accelerator.accumulate(job.model), attention(accelerator.device, job.precision):
             losses = job.model(**images)
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0) + loss.detach() / optim.accumulate

@@ -17,6 +17,7 @@ from unmask.data.views import imagenet_statistics
 from unmask.engine.files import write_text
 from unmask.engine.machine import (
     Machine,
+    Precision,
     choose_device,
     choose_precision,
     default_workers,
@@ -29,6 +30,7 @@ from unmask.errors import UserError
 from unmask.methods.base import Method
 from unmask.recipes.base import Recipe
 from unmask.recipes.build import build_method
+from unmask.runs import read_json
 
 FEWEST_STEPS_BETWEEN_CHECKPOINTS = 100
 MOST_STEPS_BETWEEN_CHECKPOINTS = 1000
@@ -41,6 +43,7 @@ class Job:
 
     Attributes:
         method: as the paper has it.
+        precision: of the forward pass.
         model: the same as Accelerate wraps it, to be called for the losses.
         ema: moving average of the method's weights; None without.
         parameters: those that are trained.
@@ -55,6 +58,7 @@ class Job:
     source: Source
     loader: PretrainLoader
     accelerator: Accelerator
+    precision: Precision
     method: Method
     model: nn.Module
     ema: ModelEmaV3 | None
@@ -76,7 +80,7 @@ class Job:
         """The device and its precision, for people."""
         device = self.environment["gpu"] or "CPU"
         count = self.accelerator.num_processes
-        return f"{f'{count} x ' if count > 1 else ''}{device} ({self.environment['precision']})"
+        return f"{f'{count} x ' if count > 1 else ''}{device} ({self.precision})"
 
     @property
     def save_every(self) -> int:
@@ -93,8 +97,11 @@ class Job:
         return self.recipe.checkpoint.pictures or max(1, self.total // STRIPS)
 
 
-def prepare(recipe: Recipe, source: Source, folder: Path, machine: Machine) -> Job:
+def prepare(recipe: Recipe, source: Source, folder: Path, machine: Machine, *, resumed: bool = False) -> Job:
     """Build all parts of a run; writes nothing.
+
+    Args:
+        resumed: the run in `folder` goes on; "auto" precision is then the one it had.
 
     Raises:
         UserError: something does not fit, or is not there on this machine.
@@ -103,7 +110,9 @@ def prepare(recipe: Recipe, source: Source, folder: Path, machine: Machine) -> J
     set_seed(recipe.seed)
     method = build_method(recipe)
     method.encoder.checkpointing = machine.checkpointing
-    precision = choose_precision(machine.precision, device, method.encoder.dim)
+    before = read_json(folder / "environment.json") if resumed and machine.precision == "auto" else {}
+    wanted = before["precision"] if before.get("device") == device else machine.precision
+    precision = choose_precision(wanted, device, method.encoder.dim)
     accelerator = make_accelerator(device, precision, recipe.optim.accumulate)
     workers = default_workers() if machine.workers is None else machine.workers
     loader = _loader(recipe, source, method, accelerator, workers)
@@ -123,6 +132,7 @@ def prepare(recipe: Recipe, source: Source, folder: Path, machine: Machine) -> J
         source=source,
         loader=loader,
         accelerator=accelerator,
+        precision=precision,
         method=method,
         model=model,
         ema=ema,
