@@ -117,8 +117,8 @@ def make_accelerator(device: str, precision: Precision, accumulate: int) -> Acce
 def attention(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """Around a step: which kernel computes attention.
 
-    PyTorch's choice, but for bf16 on the CPU: there a step with the plain one takes 0.78 (ViT-Tiny, 64 pixels)
-    to 0.95 times (ViT-Small, 224 pixels) as long as with the fused one, whose backward pass is slow.
+    PyTorch's choice, but for bf16 on the CPU: there a step with the plain one takes 0.78 (ViT-Tiny, 64 px)
+    to 0.95 times (ViT-Small, 224 px) as long as with the fused one, whose backward pass is slow.
     """
     plain = device.type == "cpu" and precision == "bf16"
     return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
