@@ -1,3 +1,66 @@
-"""Masked image modelling on your own images: pre-train, evaluate, export."""
+"""Masked image modelling on your own images: pre-train, evaluate, export.
+
+The public names are fetched when they are first used, so that `import unmask` needs no torch.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unmask.encoders import ENCODERS
+    from unmask.engine.pretrain import pretrain
+    from unmask.evaluate import evaluate
+    from unmask.export import export
+    from unmask.load import load_encoder
+    from unmask.methods import METHODS
+    from unmask.recipes import RECIPES
+    from unmask.visualize import reconstruct
 
 __version__ = "0.1.0"
+__all__ = [
+    "ENCODERS",
+    "METHODS",
+    "RECIPES",
+    "evaluate",
+    "export",
+    "load_encoder",
+    "pretrain",
+    "reconstruct",
+]
+
+_HOMES = {
+    "ENCODERS": "unmask.encoders",
+    "METHODS": "unmask.methods",
+    "RECIPES": "unmask.recipes",
+    "evaluate": "unmask.evaluate",
+    "export": "unmask.export",
+    "load_encoder": "unmask.load",
+    "pretrain": "unmask.engine.pretrain",
+    "reconstruct": "unmask.visualize",
+}
+
+
+class _Package(ModuleType):
+    """`evaluate` and `export` are submodules and functions; `unmask.evaluate` is always the function.
+
+    Python sets a submodule as an attribute of its package when it is imported, whoever imports it.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'unmask' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        setattr(self, name, value)
+        return value
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

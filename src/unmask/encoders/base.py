@@ -145,8 +145,8 @@ def require_dropping(encoder: Encoder, by: str) -> DroppingEncoder:
     """
     if not isinstance(encoder, DroppingEncoder):
         raise ValueError(
-            f"{by} encodes only visible patches, but a {type(encoder.model).__name__} cannot leave any out (its "
-            "windows or relative positions need the full grid). Use a plain ViT such as vit_small_patch16_224, "
-            "or SimMIM."
+            f"{by} encodes only visible patches, but a {type(encoder.model).__name__} cannot leave any "
+            "out (its windows or relative positions need the full grid). Use a plain ViT such as "
+            "vit_small_patch16_224, or SimMIM."
         )
     return encoder

@@ -1,0 +1,73 @@
+"""What can be had by name, and what a name stands for: `unmask list` and `unmask show`."""
+
+import difflib
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from unmask.errors import UserError
+from unmask.recipes import DEFAULTS, RECIPES
+from unmask.recipes.resolve import resolve_recipe
+
+
+def listing(what: str, pattern: str = "") -> Iterator[tuple[str, str]]:
+    """(name, one line about it) of every method, encoder or published run whose name contains `pattern`."""
+    if what == "encoders":
+        from unmask.encoders import list_encoders
+
+        yield from ((name, "") for name in list_encoders(pattern))
+    elif what == "methods":
+        from unmask.methods import METHODS
+
+        for name, method in METHODS.items():
+            if pattern in name:
+                yield name, _paper(method)[0].split(": ", 1)[-1]
+    else:
+        for name, recipe in RECIPES.items():
+            if pattern in name:
+                yield name, (inspect.getdoc(recipe) or "").splitlines()[0]
+
+
+def describe(name: str) -> tuple[str, str, str]:
+    """(title, text, JSON) about a method, a published run, a recipe file or an encoder.
+
+    Raises:
+        UserError: nothing has this name.
+    """
+    if name in DEFAULTS:
+        from unmask.methods import METHODS
+
+        title, *rest = _paper(METHODS[name])
+        return title, "\n".join(rest).strip() + f"\n\nDefaults of `unmask pretrain {name}`:", _recipe(name)
+    if name in RECIPES:
+        title, *rest = (inspect.getdoc(RECIPES[name]) or name).splitlines()
+        return title, "\n".join(rest).strip() + "\n", _recipe(name)
+    if Path(name).is_file():
+        return name, "", _recipe(name)
+    from unmask.encoders import create_encoder, list_encoders
+
+    if name.split(".")[0] not in list_encoders():
+        near = difflib.get_close_matches(name, [*DEFAULTS, *RECIPES, *list_encoders()], n=3, cutoff=0.5)
+        hint = f" Did you mean {', '.join(near)}?" if near else ""
+        raise UserError(f"no method, recipe or encoder is called {name!r}.{hint}")
+    encoder = create_encoder(name)
+    millions = sum(parameter.numel() for parameter in encoder.model.parameters()) / 1e6
+    facts = {
+        "parameters": f"{millions:.1f} M",
+        "image_size": list(encoder.image_size),
+        "patch_size": encoder.patch_size,
+        "stride": encoder.stride,
+        "dim": encoder.dim,
+        "timm.create_model": encoder.architecture,
+    }
+    return name, f"A timm {type(encoder.model).__name__}.", json.dumps(facts, indent=2)
+
+
+def _paper(method: type) -> list[str]:
+    """The paper card of a method: the docstring of its module."""
+    return (inspect.getdoc(inspect.getmodule(method)) or method.__name__).splitlines()
+
+
+def _recipe(name: str) -> str:
+    return resolve_recipe(name).to_json()
