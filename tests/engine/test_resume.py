@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,13 @@ def test_second_ctrl_c_ends_at_once() -> None:
         assert stop.exit_code == 130
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_outside_the_main_thread_signals_are_left_alone(data: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(run, data, tmp_path / "run", steps=2).result()
+    assert (result.step, result.interrupted) == (2, None)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
