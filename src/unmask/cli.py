@@ -4,7 +4,6 @@ Nothing heavy is imported before a command runs, so that `unmask --help` answers
 """
 
 import os
-import re
 import sys
 import traceback
 from pathlib import Path
@@ -16,6 +15,35 @@ from rich.markup import escape
 from rich.table import Table
 
 from unmask.errors import UserError
+from unmask.options import (
+    Baselines,
+    BatchSize,
+    Checkpointing,
+    Compile,
+    Data,
+    Device,
+    EncoderName,
+    Epochs,
+    ImagesAtATime,
+    Json,
+    Labelled,
+    Layer,
+    LearningRate,
+    MethodOrRecipe,
+    Overwrite,
+    Pool,
+    Precision,
+    RandomSeed,
+    Resume,
+    Run,
+    RunFolder,
+    Seed,
+    Settings,
+    Size,
+    Steps,
+    Subject,
+    Workers,
+)
 
 app = typer.Typer(
     help="Pre-train a vision backbone on your own unlabelled images, see what it learned, take it home.",
@@ -30,16 +58,6 @@ evaluate_app = typer.Typer(
 )
 app.add_typer(evaluate_app, name="evaluate")
 
-LEARNED, MACHINE, FOLDER = "What is learned", "Machine (cannot change what is learned)", "Run folder"
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """Height and width from "224" or "192x256"."""
-    match = re.fullmatch(r"(\d+)(?:[xX×](\d+))?", text.strip())
-    if match is None or int(match[1]) == 0 or match[2] == "0":
-        raise typer.BadParameter(f"{text!r} is no image size: give pixels such as 224, or HEIGHTxWIDTH such as 192x256")
-    return int(match[1]), int(match[2] or match[1])
-
 
 def key_values(settings: list[str]) -> dict[str, str]:
     """The KEY=VALUE arguments."""
@@ -47,32 +65,11 @@ def key_values(settings: list[str]) -> dict[str, str]:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
-            raise UserError(f"{setting!r} is no setting: settings are KEY=VALUE, for instance method.mask_ratio=0.6")
+            raise UserError(
+                f"{setting!r} is no setting: settings are KEY=VALUE, for instance method.mask_ratio=0.6"
+            )
         pairs[key] = value
     return pairs
-
-
-Data = Annotated[Path, typer.Option(metavar="PATH", help="Folder (any depth), zip or tar of images.")]
-Labelled = Annotated[
-    Path,
-    typer.Option(
-        metavar="PATH", help="Holds train/ and validation/ (or val/), a folder a class; or class folders, which are split."
-    ),
-]
-Size = Annotated[Any, typer.Option(metavar="N|HxW", parser=image_size, help="Pixels.", rich_help_panel=LEARNED)]
-Subject = Annotated[
-    str, typer.Argument(metavar="RUN_OR_TIMM_NAME", help="Run folder, timm name, random:NAME, or pixels.")
-]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.", rich_help_panel=MACHINE)]
-Workers = Annotated[
-    int | None, typer.Option(min=0, help="Processes that decode images; 0 for none.", rich_help_panel=MACHINE)
-]
-Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result here too.")]
-Pool = Annotated[Literal["mean", "cls"], typer.Option(help="Mean over the patches, or the class token.")]
-Layer = Annotated[int | None, typer.Option(help="Take the output of this block instead of the last one's.")]
-Baselines = Annotated[
-    bool, typer.Option(help="Compare with random weights, raw pixels and the largest class.")
-]
 
 
 @app.callback()
@@ -90,57 +87,24 @@ def options(
 
 @app.command()
 def pretrain(
-    method_or_recipe: Annotated[
-        str,
-        typer.Argument(
-            metavar="METHOD_OR_RECIPE", help="Method (mae, simmim), published run, or path of a recipe.json."
-        ),
-    ],
+    method_or_recipe: MethodOrRecipe,
     data: Data,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder.", rich_help_panel=FOLDER)],
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE", help="Settings: method.*, encoder.*, data.*, optim.*, schedule.*, checkpoint.*"
-        ),
-    ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(metavar="NAME", help="timm's name of the encoder.", rich_help_panel=LEARNED)
-    ] = None,
+    out: RunFolder,
+    settings: Settings = None,
+    encoder: EncoderName = None,
     image_size: Size = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Length of the run.", rich_help_panel=LEARNED)] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Length of the run, in optimiser steps.", rich_help_panel=LEARNED)
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images a step, over all devices.", rich_help_panel=LEARNED)
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=LEARNED)] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Of initial weights, order, crops and masks.", rich_help_panel=LEARNED)
-    ] = None,
+    epochs: Epochs = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    lr: LearningRate = None,
+    seed: Seed = None,
     device: Device = "auto",
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Of the forward pass.", rich_help_panel=MACHINE)
-    ] = "auto",
+    precision: Precision = "auto",
     workers: Workers = None,
-    compile: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="torch.compile the method.", rich_help_panel=MACHINE)
-    ] = False,
-    checkpointing: Annotated[
-        bool,
-        typer.Option(
-            "--checkpointing/--no-checkpointing",
-            help="Recompute activations: less memory, more time.",
-            rich_help_panel=MACHINE,
-        ),
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in DIR.", rich_help_panel=FOLDER)
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the run in DIR first.", rich_help_panel=FOLDER)
-    ] = False,
+    compile: Compile = False,
+    checkpointing: Checkpointing = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Pre-train an encoder on unlabelled images."""
     from unmask.engine.pretrain import pretrain
@@ -174,19 +138,21 @@ def evaluate_knn(
     subject: Subject,
     data: Labelled,
     json: Json = None,
+    k: Annotated[int, typer.Option(min=1, help="Neighbours that vote.")] = 20,
+    temperature: Annotated[float, typer.Option(help="Of the votes; small: the nearest count most.")] = 0.07,
     pool: Pool = "mean",
     layer: Layer = None,
-    k: Annotated[int, typer.Option(min=1, help="Neighbours that vote.")] = 20,
+    baselines: Baselines = False,
     image_size: Size = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.", rich_help_panel=MACHINE)] = 64,
+    batch_size: ImagesAtATime = 64,
     device: Device = "auto",
     workers: Workers = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of random weights.")] = 0,
-    baselines: Baselines = False,
+    seed: RandomSeed = 0,
 ) -> None:
-    """Classify by the nearest training images (cosine similarity, temperature 0.07)."""
-    _evaluate("knn", subject, data=data, json=json, pool=pool, layer=layer, image_size=image_size, k=k,
-              batch_size=batch_size, device=device, workers=workers, seed=seed, baselines=baselines)  # fmt: skip
+    """Classify by the nearest training images (cosine similarity)."""
+    common = {"pool": pool, "layer": layer, "baselines": baselines, "image_size": image_size, "seed": seed}
+    common |= {"json": json, "batch_size": batch_size, "device": device, "workers": workers}
+    _evaluate("knn", subject, data, **common, k=k, temperature=temperature)
 
 
 @evaluate_app.command("linear")
@@ -194,44 +160,47 @@ def evaluate_linear(
     subject: Subject,
     data: Labelled,
     json: Json = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the features.")] = 90,
+    lr: Annotated[
+        float | None, typer.Option(help="Of the probe; if not given, chosen on held-out training images.")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Use the mirrored training images too.")] = False,
     pool: Pool = "mean",
     layer: Layer = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the features.")] = 90,
-    flip: Annotated[bool, typer.Option("--flip", help="Use the mirrored training images too.")] = False,
+    baselines: Baselines = False,
     image_size: Size = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.", rich_help_panel=MACHINE)] = 64,
+    batch_size: ImagesAtATime = 64,
     device: Device = "auto",
     workers: Workers = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the probe and of random weights.")] = 0,
-    baselines: Baselines = False,
+    seed: RandomSeed = 0,
 ) -> None:
     """Train a linear classifier on frozen features (MAE's recipe: batch norm, LARS)."""
-    _evaluate("linear", subject, data=data, json=json, pool=pool, layer=layer, image_size=image_size, flip=flip,
-              epochs=epochs, batch_size=batch_size, device=device, workers=workers, seed=seed,
-              baselines=baselines)  # fmt: skip
+    common = {"pool": pool, "layer": layer, "baselines": baselines, "image_size": image_size, "seed": seed}
+    common |= {"json": json, "batch_size": batch_size, "device": device, "workers": workers}
+    _evaluate("linear", subject, data, **common, epochs=epochs, lr=lr, flip=flip)
 
 
-def _evaluate(kind: str, subject: str, **choices: Any) -> None:
+def _evaluate(kind: str, subject: str, data: Path, **choices: Any) -> None:
     from unmask.evaluate import evaluate
 
-    result = evaluate(kind, subject, **choices)
-    table = Table(title=f"{kind}, {choices['data']}", title_justify="left")
+    result = evaluate(kind, subject, data=data, **choices)
+    table = Table(title=f"{kind} on {data}", title_justify="left")
     table.add_column("features")
     table.add_column("top-1", justify="right")
     table.add_column("standard error", justify="right")
     for name, figures in {subject: result, **result.get("baselines", {})}.items():
         error = figures.get("standard_error")
-        table.add_row(name, f"{figures['top1']:.1%}", "" if error is None else f"{error:.1%}")
+        table.add_row(name, f"{figures['top1']:.1%}", "" if error is None else f"± {error:.1%}")
     Console().print(table)
 
 
 @app.command()
 def reconstruct(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Run,
     pictures: Annotated[list[Path], typer.Argument(help="Any pictures.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="PNG to write.")] = None,
     mask_ratio: Annotated[float | None, typer.Option(help="Share to hide; the run's if not given.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the mask.")] = 0,
+    seed: RandomSeed = 0,
 ) -> None:
     """Hide parts of pictures and see what a run makes of them."""
     from unmask.visualize import reconstruct
@@ -240,7 +209,7 @@ def reconstruct(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+def report(run: Run) -> None:
     """Write a run's report.html anew."""
     from unmask.report import write_report
 
@@ -249,7 +218,7 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Run,
     to: Annotated[str, typer.Option(metavar="timm|safetensors", help="Format.")] = "timm",
     out: Annotated[Path | None, typer.Option(metavar="PATH", help="Folder, or .safetensors file.")] = None,
 ) -> None:
@@ -269,11 +238,15 @@ def list_names(
 
     console = Console()
     for name, summary in listing(what, pattern):
-        console.print(f"[bold]{name}[/]  {escape(summary)}" if summary else name, highlight=False, soft_wrap=True)
+        console.print(
+            f"[bold]{name}[/]  {escape(summary)}" if summary else name, highlight=False, soft_wrap=True
+        )
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="Method, published run, recipe.json, or encoder.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="Method, published run, recipe.json, or encoder.")],
+) -> None:
     """Everything that a name stands for: the paper and the complete recipe."""
     from unmask.listing import describe
 
@@ -287,10 +260,10 @@ def show(name: Annotated[str, typer.Argument(help="Method, published run, recipe
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder.")] = Path("runs/demo"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier demo in DIR first.")] = False,
+    out: RunFolder = Path("runs/demo"),
+    overwrite: Overwrite = False,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    seed: RandomSeed = 0,
 ) -> None:
     """Pre-train on bundled pictures, evaluate, write a report: minutes on a CPU, no network."""
     from unmask.demo import demo
@@ -311,7 +284,9 @@ def main() -> NoReturn:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(
+            f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted.")

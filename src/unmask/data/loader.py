@@ -11,6 +11,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from multiprocessing import get_all_start_methods
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,8 @@ def _prepared(
         worker_init_fn=functools.partial(_start_worker, os.getpid()),
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
         prefetch_factor=2 if workers else None,
+        # Workers watch their parent, which must be this process: Python 3.14 would put a server between them.
+        multiprocessing_context="fork" if workers and "fork" in get_all_start_methods() else None,
         # Its own generator: DataLoader draws a seed for its workers, and from the global generator that draw
         # would change every mask after a resume.
         generator=torch.Generator(),

@@ -121,7 +121,7 @@ class Encoder(nn.Module, ABC):
     def _run(self, block: Callable[..., Tensor], x: Tensor, **inputs: Any) -> Tensor:
         """One block, its activations recomputed in the backward pass if `checkpointing`."""
         if self.checkpointing and self.training:
-            return checkpoint(block, x, use_reentrant=False, **inputs)  # type: ignore[no-any-return]
+            return checkpoint(block, x, use_reentrant=False, **inputs)
         return block(x, **inputs)
 
 

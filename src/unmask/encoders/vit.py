@@ -105,7 +105,7 @@ class ViTEncoder(DroppingEncoder):
         return self._encode(_drop_hidden(tokens, mask, self.prefix), take)
 
     def _encode(self, tokens: Tensor, take: Sequence[int]) -> Features:
-        blocks = ((block, {}) for block in self.model.blocks)
+        blocks: BlockInputs = ((block, {}) for block in self.model.blocks)
         features = _transform(self, self.model.norm_pre(tokens), blocks, self.model.norm, self.prefix, take)
         return features if self.has_cls else Features(patches=features.patches, taps=features.taps)
 

@@ -120,18 +120,20 @@ def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, p
         facts = {"data": data, "images": state.images, "steps": job.total, "device": job.machine_name}
         log.event("resume" if resumed else "start", state.step, **facts)
         train(job, state, log, shown, stop)
-        if stop.signal is not None and state.step < job.total:
+        stopped = state.step < job.total
+        if stopped:
+            assert stop.signal is not None, "only a signal ends the loop early"
             save(job, state)
             log.event("stopped", state.step, reason=signal.Signals(stop.signal).name)
             shown.say(f"Stopped after step {state.step:,}. Go on with the same command and --resume.")
-            return Run.of(job.folder, state, total=job.total, interrupted=stop.exit_code)
-        log.event("end", state.step)
+        else:
+            log.event("end", state.step)
         if main:
             # Imported late: matplotlib would delay the first step by half a second.
             from unmask.report import write_report
 
-            shown.say(f"Done. Report: {write_report(job.folder)}")
-    return Run.of(job.folder, state, total=job.total)
+            shown.say(f"Report: {write_report(job.folder)}")
+    return Run.of(job.folder, state, total=job.total, interrupted=stop.exit_code if stopped else None)
 
 
 def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRequest) -> None:

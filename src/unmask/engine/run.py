@@ -23,6 +23,8 @@ MADE = (
     "checkpoints",
     "encoder.safetensors",
     "encoder.json",
+    "export",
+    "reconstructions",
     "report.html",
 )
 

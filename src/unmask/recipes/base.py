@@ -107,7 +107,7 @@ class Schedule(Section):
 class Checkpoint(Section):
     """What is kept of a run; does not change its result."""
 
-    every: PositiveInt | None = None  # steps; None is once an epoch, at least every 1000 steps
+    every: PositiveInt | None = None  # steps; None is once an epoch, but every 100 to 1000 steps
     keep: PositiveInt = 2  # newest ones that are kept
     pictures: PositiveInt | None = None  # steps between reconstruction strips; None is ten over the run
 

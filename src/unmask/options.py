@@ -1,0 +1,86 @@
+"""The options of the command line: each is a type that says how it is read and explained."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+LEARNED, MACHINE, FOLDER = "What is learned", "Machine (cannot change what is learned)", "Run folder"
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Height and width from "224" or "192x256"."""
+    match = re.fullmatch(r"(\d+)(?:[xX×](\d+))?", text.strip())
+    if match is None or int(match[1]) == 0 or (match[2] and int(match[2]) == 0):
+        raise typer.BadParameter(
+            f"{text!r} is no image size: give pixels such as 224, or HEIGHTxWIDTH such as 192x256"
+        )
+    return int(match[1]), int(match[2] or match[1])
+
+
+def learned(**text: Any) -> Any:
+    return typer.Option(rich_help_panel=LEARNED, **text)
+
+
+def machine(*names: str, **text: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=MACHINE, **text)
+
+
+def folder(*names: str, **text: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=FOLDER, **text)
+
+
+MethodOrRecipe = Annotated[
+    str,
+    typer.Argument(
+        metavar="METHOD_OR_RECIPE", help="Method (mae, simmim), published run, or path of a recipe.json."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="Settings: method.*, encoder.*, data.*, optim.*, schedule.*, checkpoint.*"
+    ),
+]
+Data = Annotated[Path, typer.Option(metavar="PATH", help="Folder (any depth), zip or tar of images.")]
+EncoderName = Annotated[str | None, learned(metavar="NAME", help="timm's name of the encoder.")]
+Size = Annotated[Any, learned(metavar="N|HxW", parser=image_size, help="Pixels.")]
+Epochs = Annotated[int | None, learned(min=1, help="Length of the run, in passes over the data.")]
+Steps = Annotated[int | None, learned(min=1, help="Length of the run, in optimiser steps.")]
+BatchSize = Annotated[int | None, learned(min=1, help="Images a step, over all devices.")]
+LearningRate = Annotated[float | None, learned(metavar="X", help="Peak learning rate.")]
+Seed = Annotated[int | None, learned(min=0, help="Of initial weights, order, crops and masks.")]
+
+Device = Annotated[Literal["auto", "cpu", "cuda"], machine(help="Where to compute.")]
+Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], machine(help="Of the forward pass.")]
+Workers = Annotated[int | None, machine(min=0, help="Processes that decode images; 0 for none.")]
+Compile = Annotated[bool, machine("--compile/--no-compile", help="torch.compile the method.")]
+Checkpointing = Annotated[
+    bool,
+    machine("--checkpointing/--no-checkpointing", help="Recompute activations: less memory, more time."),
+]
+
+RunFolder = Annotated[Path, folder(metavar="DIR", help="The run's folder.")]
+Resume = Annotated[bool, folder("--resume", help="Go on with the run in DIR.")]
+Overwrite = Annotated[bool, folder("--overwrite", help="Delete the run in DIR first.")]
+
+Run = Annotated[Path, typer.Argument(help="Run folder.")]
+Subject = Annotated[
+    str, typer.Argument(metavar="RUN_OR_TIMM_NAME", help="Run folder, timm name, random:NAME, or pixels.")
+]
+Labelled = Annotated[
+    Path,
+    typer.Option(
+        metavar="PATH",
+        help="Holds train/ and validation/ (or val/), a folder a class; or class folders, which are split.",
+    ),
+]
+Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result here too.")]
+Pool = Annotated[Literal["mean", "cls"], typer.Option(help="Mean over the patches, or the class token.")]
+Layer = Annotated[int | None, typer.Option(help="Take the raw output of this block, not the last one's.")]
+Baselines = Annotated[
+    bool, typer.Option("--baselines", help="Compare with random weights, raw pixels and the largest class.")
+]
+ImagesAtATime = Annotated[int, machine(min=1, help="Images through the encoder at a time.")]
+RandomSeed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
