@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from unmask.errors import UserError
 from unmask.options import (
@@ -182,16 +181,9 @@ def evaluate_linear(
 
 def _evaluate(kind: str, subject: str, data: Path, **choices: Any) -> None:
     from unmask.evaluate import evaluate
+    from unmask.evaluate.table import scores_table
 
-    result = evaluate(kind, subject, data=data, **choices)
-    table = Table(title=f"{kind} on {data}", title_justify="left")
-    table.add_column("features")
-    table.add_column("top-1", justify="right")
-    table.add_column("standard error", justify="right")
-    for name, figures in {subject: result, **result.get("baselines", {})}.items():
-        error = figures.get("standard_error")
-        table.add_row(name, f"{figures['top1']:.1%}", "" if error is None else f"± {error:.1%}")
-    Console().print(table)
+    Console().print(scores_table(subject, [evaluate(kind, subject, data=data, **choices)]))
 
 
 @app.command()

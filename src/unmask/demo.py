@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+from rich.console import Console
+
 from unmask.data import open_splits
 from unmask.demo_data import demo_archive
 from unmask.engine.pretrain import pretrain
 from unmask.evaluate import evaluate
+from unmask.evaluate.table import scores_table
 from unmask.recipes.base import Checkpoint, Choice, Data, Optim, Recipe, Schedule
 
 EPOCHS = 100  # about four minutes on two cores
@@ -41,6 +44,10 @@ def demo(*, out: Path, overwrite: bool = False, device: str = "auto", seed: int 
     run = pretrain(recipe(seed), data=train, out=out, overwrite=overwrite, device=device)
     if run.interrupted is not None:
         return run.interrupted
-    for kind in ("knn", "linear"):
-        evaluate(kind, out, data=demo_archive(), baselines=True, device=device)
+    results = [
+        evaluate(kind, out, data=demo_archive(), baselines=True, device=device) for kind in ("knn", "linear")
+    ]
+    console = Console()
+    console.print(scores_table("pre-trained", results))
+    console.print(f"The report: {out / 'report.html'}", highlight=False, soft_wrap=True)
     return None
