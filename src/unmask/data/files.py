@@ -26,6 +26,10 @@ class Source(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    def __str__(self) -> str:
+        """What it is called in logs and reports."""
+        return type(self).__name__
+
     @abstractmethod
     def read(self, index: int) -> bytes:
         """The file's bytes; raises OSError when they cannot be had."""
@@ -70,6 +74,9 @@ class IndexedFiles(Source):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __str__(self) -> str:
+        return str(self.path)
 
     def name(self, index: int) -> str:
         name = f"{self.path}{self.separator}{self.names[index]}"

@@ -66,6 +66,9 @@ class Subset(Source):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def __str__(self) -> str:
+        return str(self.source)
+
     def read(self, index: int) -> bytes:
         return self.source.read(int(self.indices[index]))
 
