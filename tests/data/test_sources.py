@@ -285,7 +285,6 @@ def test_no_permission(tmp_path_factory, photos, caplog):
         (photos / "dog").chmod(0o755)
 
 
-def test_sources_are_called_by_their_path(tmp_path: Path) -> None:
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    folder = open_source(tmp_path)
-    assert str(folder) == str(Subset(folder, [0])) == str(tmp_path)
+def test_sources_are_called_by_their_path(photos):
+    folder = open_source(photos)
+    assert str(folder) == str(Subset(folder, [0])) == str(photos)
