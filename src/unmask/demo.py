@@ -18,7 +18,9 @@ def recipe(seed: int = 0) -> Recipe:
     """MAE with a small ViT on 64-pixel pictures, 8 pixels a patch, and a decoder of one block."""
     return Recipe(
         name="demo",
-        method=Choice(name="mae", mask_ratio=0.75, norm_target=False, decoder_dim=96, decoder_depth=1, decoder_heads=3),
+        method=Choice(
+            name="mae", mask_ratio=0.75, norm_target=False, decoder_dim=96, decoder_depth=1, decoder_heads=3
+        ),
         encoder=Choice(
             name="vit_tiny_patch16_224",
             position="sincos",
