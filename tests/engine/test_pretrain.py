@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.engine.tiny import TINY, lines, pictures, run, same, training, weights
-from unmask.data import open_source
+from unmask.data import View, open_source
 from unmask.engine.machine import Machine, choose_precision, cpu_has_bf16
 from unmask.engine.pretrain import MOST_REJECTED, update
 from unmask.engine.setup import Job, prepare
@@ -179,3 +179,14 @@ def test_bf16_trains_close_to_fp32_and_keeps_weights_in_fp32(data: Path, tmp_pat
     assert loss_in_half != loss
     assert loss_in_half == pytest.approx(loss, rel=0.02)
     assert {value.dtype for value in half.method.state_dict().values()} == {torch.float32}
+
+
+def test_views_come_normalised_or_as_plain_pixels(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = job(data, tmp_path)
+    monkeypatch.setattr(type(of.method), "views", {"images": View(), "teacher": View(normalised=False)})
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (of.mean, of.std))
+    torch.testing.assert_close(of.as_input("images", pixels), (pixels / 255 - mean) / std)
+    torch.testing.assert_close(of.as_input("teacher", pixels), pixels / 255)

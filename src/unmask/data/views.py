@@ -41,11 +41,14 @@ class View:
         shift: the window lies up to this many pixels (of the recipe's image size) right of and below the
             window of the unshifted views, drawn evenly and apart for the two directions (CMAE's target view:
             31).
+        normalised: by the data set's mean and standard deviation, as the encoder sees it; False leaves pixels
+            in [0, 1], for teachers and tokenizers that normalise in their own way.
     """
 
     scale: float = 1.0
     interpolation: Interpolation | None = None
     shift: int = 0
+    normalised: bool = True
 
     def __post_init__(self) -> None:
         if not self.scale > 0:

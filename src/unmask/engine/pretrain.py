@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from unmask import __version__
-from unmask.data import Source, normalise, open_source
+from unmask.data import Source, open_source
 from unmask.engine.checkpoint import State, checkpoints, load_checkpoint, save_checkpoint
 from unmask.engine.log import RunLog, is_logged
 from unmask.engine.machine import Machine, attention, peak_memory_mb
@@ -189,10 +189,7 @@ def update(
     sums: dict[str, Tensor] = {}
     for part in range(optim.accumulate):
         pixels = {name: view.chunk(optim.accumulate)[part] for name, view in views.items()}
-        images = {
-            name: normalise(view.to(accelerator.device, non_blocking=True), job.mean, job.std)
-            for name, view in pixels.items()
-        }
+        images = {name: job.as_input(name, view) for name, view in pixels.items()}
         with accelerator.accumulate(job.model), attention(accelerator.device, job.precision):
             losses = job.model(**images)
             for name, loss in losses.items():

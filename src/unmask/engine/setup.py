@@ -7,13 +7,14 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from jaxtyping import Float, UInt8
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from unmask.data import Augment, PretrainLoader, Source
-from unmask.data.views import imagenet_statistics
+from unmask.data.views import imagenet_statistics, normalise
 from unmask.engine.files import write_text
 from unmask.engine.machine import (
     Machine,
@@ -74,6 +75,13 @@ class Job:
     def result(self) -> Method:
         """The method with the weights that are exported and shown: averaged if they are."""
         return self.method if self.ema is None else self.ema.module
+
+    def as_input(self, name: str, view: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """A view as the method takes it, on its device."""
+        pixels = view.to(self.accelerator.device, non_blocking=True)
+        if self.method.views[name].normalised:
+            return normalise(pixels, self.mean, self.std)
+        return pixels.float() / 255
 
     @property
     def machine_name(self) -> str:
