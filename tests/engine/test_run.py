@@ -73,7 +73,10 @@ def test_overwrite_replaces_a_run_and_keeps_what_it_did_not_make(data: Path, tmp
     out = tmp_path / "run"
     run(data, out, steps=4, overrides={"checkpoint.every": 1})
     (out / "notes.txt").write_text("mine")
+    for made_of_it in ("export", "reconstructions"):
+        (out / made_of_it).mkdir()
     run(data, out, steps=2, overwrite=True)
+    assert not (out / "export").exists() and not (out / "reconstructions").exists()
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_00000002"]
     assert len(list((out / "metrics").iterdir())) == 1
     assert (out / "notes.txt").read_text() == "mine"

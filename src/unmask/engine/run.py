@@ -13,7 +13,7 @@ from unmask.engine.files import LEFTOVER, remove
 from unmask.errors import UserError
 from unmask.recipes.base import Recipe
 
-# Everything that a run makes; nothing else is ever deleted.
+# Everything that a run makes, and what was made of it; nothing else is ever deleted.
 MADE = (
     "recipe.json",
     "environment.json",
@@ -23,10 +23,9 @@ MADE = (
     "checkpoints",
     "encoder.safetensors",
     "encoder.json",
-    "export",
-    "reconstructions",
     "report.html",
 )
+MADE_OF_IT = ("export", "reconstructions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +159,7 @@ def clear(folder: Path) -> None:
     """Delete a run from its folder: what a run makes, and nothing else that lies there. The recipe goes last,
     so that the folder stays a run's until all else is gone."""
     leftovers = [path for path in folder.iterdir() if _is_leftover(path)]
-    for path in [*leftovers, *(folder / name for name in reversed(MADE))]:
+    for path in [*leftovers, *(folder / name for name in reversed(MADE + MADE_OF_IT))]:
         remove(path)
 
 
