@@ -11,6 +11,7 @@ from unmask.patches import (
     normalise_patches,
     sincos_table,
     to_patches,
+    visible_statistics,
 )
 
 
@@ -92,3 +93,24 @@ def test_borrowed_statistics_use_visible_patches_only() -> None:
     weights = torch.tensor([0, 1, 0.5, 1, 0, 1, 0.5, 1, 0.5])
     expected = (weights * patches[0].mean(-1)).sum() / weights.sum()
     torch.testing.assert_close(mean[0, 4, 0], expected, atol=1e-4, rtol=0)
+
+
+def test_visible_statistics_undo_local_normalisation_where_they_are_known() -> None:
+    images = torch.nn.functional.interpolate(torch.randn(2, 3, 3, 3), size=(24, 24), mode="bilinear")
+    nothing = torch.zeros(2, 1, 24, 24, dtype=torch.bool)
+    mean, deviation = visible_statistics(images, nothing, 5)
+    for row, column in ((12, 12), (0, 23)):
+        window = images[1, 2, max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
+        torch.testing.assert_close(mean[1, 2, row, column], window.mean())
+        expected = (window.var(correction=0) + 1e-6).sqrt()
+        torch.testing.assert_close(deviation[1, 2, row, column], expected)
+    hidden = nothing.clone()
+    hidden[..., 4:14, 4:14] = True
+    changed = torch.where(hidden, images + 50, images)
+    for before, after in zip(
+        visible_statistics(images, hidden, 5), visible_statistics(changed, hidden, 5), strict=True
+    ):
+        assert torch.equal(before, after)
+    mean, _ = visible_statistics(images, hidden, 3)
+    seen = images[0, 1][~hidden[0, 0]]
+    torch.testing.assert_close(mean[0, 1, 9, 9], seen.mean())  # nothing visible near

@@ -270,9 +270,10 @@ def main() -> NoReturn:
     # Where other programs use the processor too, threads that spin while they wait for each other make a step
     # several times slower; read by OpenMP when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    debug = "--debug" in sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1  # wherever it stands
     try:
-        app()
+        app(arguments)
     except UserError as error:
         if debug:
             traceback.print_exc()

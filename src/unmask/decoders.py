@@ -26,12 +26,28 @@ class ViTDecoder(nn.Module):
         dim: width, divisible by `heads` and by 4.
         depth: blocks; 0 is possible.
         heads: attention heads.
+        mlp_ratio: width of the hidden layer of a block, as a multiple of `dim`.
+        norm_eps: added to the variance in every norm.
     """
 
     def __init__(
-        self, encoder_dim: int, grid: Grid, *, cls: bool, dim: int = 512, depth: int = 8, heads: int = 16
+        self,
+        encoder_dim: int,
+        grid: Grid,
+        *,
+        cls: bool,
+        dim: int = 512,
+        depth: int = 8,
+        heads: int = 16,
+        mlp_ratio: float = 4.0,
+        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
+        if min(dim, heads) < 1 or depth < 0:
+            raise ValueError(
+                f"a decoder needs a positive width, a positive number of heads and no negative depth, not "
+                f"{dim}, {heads} and {depth}"
+            )
         if dim % heads:
             raise ValueError(
                 f"a decoder of width {dim} cannot have {heads} heads: choose a divisor of the width"
@@ -40,8 +56,10 @@ class ViTDecoder(nn.Module):
         self.embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.register_buffer("positions", sincos_table(grid, dim, prefix=self.prefix), persistent=False)
-        norm = partial(nn.LayerNorm, eps=1e-6)
-        self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+        norm = partial(nn.LayerNorm, eps=norm_eps)
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)
+        )
         self.norm = norm(dim)
         self.apply(xavier_linear)
         nn.init.normal_(self.mask_token, std=0.02)

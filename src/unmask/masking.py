@@ -1,7 +1,7 @@
 """Which patches are hidden, and how to draw them.
 
-Shapes in this package: B batch, N patches, V visible, M hidden ("masked"), D width, C channels, H W pixels,
-h w grid.
+Shapes in this package: B batch, N patches, V visible, M hidden ("masked"), D width, C channels,
+H W pixels, h w grid.
 
 A `Mask` hides the same number of patches in every row, `count`, a Python int: the shapes that follow from it
 are static, so a method traces as one graph. Samplers are small frozen dataclasses, called as `sampler(batch,
@@ -190,7 +190,8 @@ class RandomMask:
         if grid[0] % self.unit or grid[1] % self.unit:
             raise ValueError(
                 f"masking units of {self.unit} x {self.unit} patches do not tile a grid of {grid[0]} x "
-                f"{grid[1]} patches. Choose an image size that the unit divides, or another unit."
+                f"{grid[1]} patches. Choose an image size that the unit divides, or another unit "
+                "(method.mask_size)."
             )
         return grid[0] // self.unit, grid[1] // self.unit
 
@@ -229,11 +230,11 @@ class BlockMask:
     """Rectangles of random size, shape and place until enough is hidden (BEiT, Bao et al. 2022, Algorithm 1).
 
     Both generators draw rectangles alike: area uniform between `min_block` and the patches still to hide,
-        aspect ratio log-uniform in [aspect, 1 / aspect], never the full width or height, and give up after
-        ten rectangles in a row that do not fit. The default then tops up with single random patches, so that
-        the count is exact (as BEiT v2 does); it draws the whole batch at once on the device. `official=True`
-        is BEiT v1: no top-up, so counts differ between images (mean 74.5 of 75) and the mask is ragged; drawn
-        in Python, one image after the other.
+    aspect ratio log-uniform in [aspect, 1 / aspect], never the full width or height, and give up after ten
+    rectangles in a row that do not fit. The default then tops up with single random patches, so that the
+    count is exact (as BEiT v2 does); it draws the whole batch at once on the device. `official=True` is BEiT
+    v1: no top-up, so counts differ between images (mean 74.5 of 75) and the mask is ragged; drawn in Python,
+    one image after the other.
 
     Attributes:
         count: patches to hide; or `ratio`, the share of them.
@@ -248,10 +249,10 @@ class BlockMask:
     aspect: float = 0.3
     official: bool = False
 
-    ATTEMPTS = 10  # rectangles that may fail in a row, all three official generators
-    ROUNDS = (
-        96  # draws of the batched version; fewer than 1 in 1000 masks would still draw rectangles after them
-    )
+    # Rectangles that may fail in a row, in all official generators.
+    ATTEMPTS = 10
+    # Draws of the batched version; fewer than 1 in 1000 masks would still draw rectangles after them.
+    ROUNDS = 96
 
     def __post_init__(self) -> None:
         if (self.count is None) == (self.ratio is None):
@@ -308,8 +309,9 @@ class BlockMask:
         return _rectangle(grid, top, left, bottom, left + wide), room
 
     def draw_official(self, generator: random.Random, grid: Grid) -> Bool[Tensor, "h w"]:
-        """One mask by BEiT v1's procedure, call by call the same random numbers; may hide fewer than
-        `count`.
+        """One mask by BEiT v1's procedure, call by call the same random numbers.
+
+        It may hide fewer patches than `count`.
         """
         hidden = torch.zeros(grid, dtype=torch.bool)
         count, done = self._count(grid), 0

@@ -1,9 +1,11 @@
 """Images as patches and back, target normalisation, fixed position tables."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unmask.masking import Mask
@@ -66,13 +68,41 @@ def normalise_locally(
     return ((exact - mean) / (variance + epsilon).sqrt()).to(images.dtype)
 
 
+def visible_statistics(
+    images: Float[Tensor, "B C H W"], hidden: Bool[Tensor, "B 1 H W"], window: int, epsilon: float = 1e-6
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C H W"]]:
+    """Mean and standard deviation of the visible pixels in the `window` x `window` pixels around each pixel.
+
+    What `normalise_locally` divides by, as far as a model can know it, for pictures. Where the whole window
+    is hidden, those of all visible pixels of the image stand in.
+    """
+    exact, visible = images.double(), (~hidden).double()
+
+    def total(values: Tensor) -> Tensor:
+        return F.avg_pool2d(values, window, 1, window // 2) * window**2
+
+    def moments(weigh: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        count = weigh(visible).clamp(min=0.5)
+        mean = weigh(exact * visible) / count
+        variance = (weigh(exact.square() * visible) / count - mean.square()).clamp(min=0)
+        return mean, (variance + epsilon).sqrt()
+
+    near = moments(total)
+    anywhere = moments(lambda values: values.sum((2, 3), keepdim=True))
+    known = total(visible) > 0.5
+    mean, deviation = (
+        torch.where(known, own, other).to(images.dtype) for own, other in zip(near, anywhere, strict=True)
+    )
+    return mean, deviation
+
+
 def sincos_table(
     grid: tuple[int, int], width: int, *, prefix: int = 0, first: str = "column"
 ) -> Float[Tensor, "1 P D"]:
     """Fixed two-dimensional sine-cosine positions (MAE, appendix A.1, after MoCo v3).
 
     The width is split in four quarters: sine and cosine of one axis, then of the other, with wavelengths from
-        2 pi to 10000 * 2 pi patches.
+    2 pi to 10000 * 2 pi patches.
 
     Args:
         width: divisible by 4.

@@ -1,5 +1,7 @@
 """Adapters against timm itself, and what they refuse."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -142,3 +144,28 @@ def test_initial_weights_of_the_papers() -> None:
 def test_mistakes_are_explained(name: str, options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         create_encoder(name, **options)
+
+
+def test_published_weights_keep_their_positions_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = timm.create_model
+
+    def published(name: str, *, pretrained: bool, **options: Any) -> torch.nn.Module:
+        assert pretrained
+        model = build(name, **options)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(7.0)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", published)
+    encoder = create_encoder("vit_tiny_patch16_224", pretrained=True, position="sincos", init="mae")
+    assert all((parameter == 7).all() and parameter.requires_grad for parameter in encoder.model.parameters())
+
+
+def test_weights_that_cannot_be_had_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(name: str, **options: Any) -> torch.nn.Module:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(UserError, match="could not be fetched: ConnectionError"):
+        create_encoder("vit_tiny_patch16_224", pretrained=True)

@@ -1,8 +1,8 @@
 """Our models from a fixture's `constructor`, with the official weights, and the quantities that it lists.
 
 Nothing here knows a size: everything follows from the JSON. Each `measure_*` returns a dictionary with the
-    keys of the fixture's `expected` ("out/...", "grad/...") and, under the prefixes of `grad_l2`, the
-    gradient of every parameter by its official name.
+keys of the fixture's `expected` ("out/...", "grad/...") and, under the prefixes of `grad_l2`, the gradient of
+every parameter by its official name.
 """
 
 import re
@@ -19,6 +19,7 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from unmask.decoders import ViTDecoder
 from unmask.encoders.swin import SwinEncoder
 from unmask.encoders.vit import BeitEncoder, ViTEncoder
 from unmask.masking import Mask
@@ -120,7 +121,19 @@ def measure_mae(case: Case) -> Quantities:
         decoder_depth=spec["decoder_depth"],
         decoder_heads=spec["decoder_heads"],
         rounding="mae_official",
-    ).eval()
+    )
+    # The official model shares two choices between encoder and decoder; here they are fixed to the paper's.
+    method.decoder = ViTDecoder(
+        spec["width"],
+        method.encoder.grid,
+        cls=spec["class_token"],
+        dim=spec["decoder_width"],
+        depth=spec["decoder_depth"],
+        heads=spec["decoder_heads"],
+        mlp_ratio=spec["mlp_ratio"],
+        norm_eps=spec["norm_eps"],
+    )
+    method.eval()
     # Our position tables, before the official ones are loaded over them.
     torch.testing.assert_close(method.decoder.positions, weights["decoder_pos_embed"], rtol=0, atol=1e-6)
     if position == "sincos":

@@ -88,6 +88,34 @@ def test_fewer_epochs_keep_the_shape_of_the_schedule() -> None:
     )
 
 
+@pytest.mark.parametrize("epochs", [10, 1600])
+def test_a_twentieth_of_a_default_run_is_warm_up(epochs: int) -> None:
+    assert resolve_recipe("mae", images=1000, epochs=epochs).schedule.warmup_epochs == epochs / 20
+    override = {"schedule.warmup_epochs": 3}
+    assert resolve_recipe("mae", images=1000, epochs=epochs, overrides=override).schedule.warmup_epochs == 3
+
+
+def test_default_learning_rates_stay_below_the_published_peaks() -> None:
+    assert resolve_recipe("mae").optim.peak_lr == pytest.approx(6e-4)
+    assert resolve_recipe("mae", batch_size=4096).optim.peak_lr == pytest.approx(2.4e-3)
+    assert resolve_recipe("simmim", batch_size=2048).optim.peak_lr == pytest.approx(8e-4)
+    assert resolve_recipe("mae", batch_size=4096, lr=5e-3).optim.peak_lr == 5e-3
+
+
+def test_another_encoder_keeps_what_the_method_wants() -> None:
+    recipe = resolve_recipe("mae_vit_base_800ep", encoder="vit_small_patch16_224")
+    assert recipe.encoder.options == {"position": "sincos", "init": "mae"}
+    recipe = resolve_recipe("simmim_vit_base_800ep", encoder="swin_tiny_patch4_window7_224")
+    assert recipe.encoder.options == {"drop_path_rate": 0.1}
+
+
+def test_published_weights_bring_their_normalisation() -> None:
+    name = "vit_base_patch16_224.augreg_in21k"
+    recipe = resolve_recipe("mae", encoder=name, overrides={"encoder.pretrained": "true"})
+    assert recipe.data.mean == recipe.data.std == (0.5, 0.5, 0.5)
+    assert resolve_recipe("mae", encoder=name).data.mean is None
+
+
 def test_defaults_follow_the_size_of_the_data() -> None:
     small, large = resolve_recipe("mae", images=100), resolve_recipe("mae", images=10_000_000)
     assert (small.optim.batch_size, small.schedule.epochs) == (64, 800)
@@ -132,6 +160,13 @@ def test_parse_value(text: str, value: object) -> None:
         ("mae", {"epochs": 3, "steps": 3}, "give one of them"),
         ("mae", {"encoder": "swin_tiny_patch4_window7_224"}, "MAE encodes only visible patches"),
         ("mae", {"overrides": {"encoder.image_size": 64}}, "data.image_size"),
+        ("mae", {"overrides": {"encoder.img_size": 64}}, "decided by data.image_size"),
+        ("mae", {"overrides": {"encoder.fc_norm": True}}, "final norm"),
+        ("mae", {"overrides": {"encoder.drop_path_rate": 2}}, "drop_path_rate=2"),
+        ("mae", {"overrides": {"optim.betas": [1.5, 2]}}, "less than 1"),
+        ("mae", {"overrides": {"method.decoder_heads": 0}}, "positive number of heads"),
+        ("simmim", {"overrides": {"method.mask_size": 0}}, "mask_size of 0 pixels"),
+        ("simmim", {"overrides": {"method.mask_size": -8}}, "method.mask_size=4"),
         ("mae", {"overrides": {"method.decoder_heads": 7}}, "cannot have 7 heads"),
         ("simmim", {"overrides": {"method.mask_size": 33}}, "no multiple of the encoder's patches"),
         ("simmim", {"overrides": {"method.local_window": 4}}, "odd number"),

@@ -67,8 +67,8 @@ def create_encoder(
         image_size: height and width in pixels, multiples of the encoder's stride.
         channels: of the input images.
         pretrained: start from timm's weights of that name (fetched from the Hugging Face hub if not cached).
-        position: "learned" or "sincos", for plain ViTs.
-        init: "mae" or "beit", the papers' initial weights; None is timm's own.
+        position: "learned" or "sincos", for plain ViTs that are not pretrained.
+        init: "mae" or "beit", the papers' initial weights unless pretrained; None is timm's own.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         options: passed on to timm (`embed_dim`, `window_size`, `init_values`, `reg_tokens`, ...).
 
@@ -77,6 +77,8 @@ def create_encoder(
     """
     family = _family(name)
     adapter, fixed = ENCODERS[family]
+    if not 0 <= drop_path_rate < 1:
+        raise UserError(f"encoder.drop_path_rate={drop_path_rate} must be at least 0 and less than 1")
     arguments: dict[str, Any] = {
         "img_size": list(image_size),
         "in_chans": channels,
@@ -88,7 +90,15 @@ def create_encoder(
         model = timm.create_model(name, pretrained=pretrained, drop_path_rate=drop_path_rate, **arguments)
     except TypeError as error:
         raise _unknown_option(name, family, options, error) from error
-    except (AssertionError, ValueError) as error:
+    except Exception as error:
+        if pretrained:  # what hub clients raise without a network differs between versions
+            raise UserError(
+                f"the published weights of {name} are not on this machine and could not be fetched: "
+                f"{type(error).__name__}. Go online once, name a model that has weights, or start from "
+                "random ones (encoder.pretrained=false)."
+            ) from error
+        if not isinstance(error, AssertionError | ValueError | ZeroDivisionError):
+            raise
         raise UserError(f"timm cannot build {name} with {options or 'these options'}: {error}") from error
     if type(model) is not family or not isinstance(model.patch_embed, PatchEmbed):
         raise UserError(
@@ -96,7 +106,8 @@ def create_encoder(
             f"{type(model.patch_embed).__name__} stem. Use a plain ViT, BEiT, EVA, Swin or SwinV2 model."
         )
     architecture = {"model_name": name.split(".")[0], **arguments}
-    placed = {} if position == "learned" else {"position": position}
+    # Published weights bring their own positions and values.
+    placed = {} if position == "learned" or pretrained else {"position": position}
     if placed and adapter is not ViTEncoder:
         raise UserError(f"encoder.position={position} is for plain ViTs; {name} has positions of its own")
     try:

@@ -22,7 +22,8 @@ class Features:
         cls: [B, D], the class token after the final norm; None if the encoder has none.
         taps: raw states asked for with `take`, in that order; of a ViT the output of a block with all prefix
             tokens [B, prefix + N, D], of a Swin the output of a stage [B, h * w, C].
-        pyramid: maps from fine to coarse, [B, C, h, w] each; empty for encoders of one scale.
+        pyramid: maps from fine to coarse, [B, C, h, w] each; empty for encoders of one scale, and of
+            `Encoder.visible`, where there are no maps.
     """
 
     patches: Float[Tensor, "B N D"]
@@ -55,6 +56,8 @@ class Encoder(nn.Module, ABC):
         dim: width of the output features.
         token_dim: width of a patch embedding, where hidden patches are replaced.
         depth: number of blocks (ViT) or stages (Swin) that `take` can name.
+        prefix: tokens in front of the patches in a tap: class token and registers.
+        has_cls: whether the first of them is a class token.
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
     """
 
@@ -70,6 +73,8 @@ class Encoder(nn.Module, ABC):
         dim: int,
         token_dim: int,
         depth: int,
+        prefix: int = 0,
+        has_cls: bool = False,
     ) -> None:
         super().__init__()
         if image_size[0] % stride or image_size[1] % stride:
@@ -88,6 +93,8 @@ class Encoder(nn.Module, ABC):
         self.dim = dim
         self.token_dim = token_dim
         self.depth = depth
+        self.prefix = prefix
+        self.has_cls = has_cls
         self.checkpointing = False
 
     @property
@@ -126,13 +133,7 @@ class Encoder(nn.Module, ABC):
 
 
 class DroppingEncoder(Encoder):
-    """An encoder that can also leave hidden patches out and compute only the visible ones (ViTs).
-
-    Attributes:
-        has_cls: whether there is a class token.
-    """
-
-    has_cls: bool
+    """An encoder that can also leave hidden patches out and compute only the visible ones (ViTs)."""
 
     @abstractmethod
     def visible(self, images: Float[Tensor, "B C H W"], mask: Mask, take: Sequence[int] = ()) -> Features:

@@ -53,6 +53,15 @@ def narrow_normal_(parameter: nn.Parameter, std: float = 0.02) -> None:
     trunc_normal_(parameter, std=std, a=-std, b=std)
 
 
+def initialise_token(token: nn.Parameter, encoder: Encoder) -> None:
+    """Draw a mask token like the encoder's own tokens: in BEiT's style cut off at one standard deviation,
+    else plain normal(.02), as SimMIM's Swin."""
+    if isinstance(encoder, BeitEncoder):
+        narrow_normal_(token)
+    else:
+        trunc_normal_(token, std=0.02)
+
+
 def initialise(encoder: Encoder, scheme: str) -> None:
     """Draw the encoder's weights anew by "mae" or "beit"."""
     if scheme == "mae" and isinstance(encoder, ViTEncoder):

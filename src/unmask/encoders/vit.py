@@ -30,6 +30,8 @@ def _geometry(model: VisionTransformer | Eva | Beit) -> dict[str, Any]:
         "dim": model.embed_dim,
         "token_dim": model.embed_dim,
         "depth": len(model.blocks),
+        "prefix": model.num_prefix_tokens,
+        "has_cls": model.cls_token is not None,
     }
 
 
@@ -50,7 +52,7 @@ def _drop_hidden(tokens: Tensor, mask: Mask, prefix: int) -> Float[Tensor, "B P 
 
 
 def _transform(
-    encoder: Encoder, tokens: Tensor, blocks: BlockInputs, norm: nn.Module, prefix: int, take: Sequence[int]
+    encoder: Encoder, tokens: Tensor, blocks: BlockInputs, norm: nn.Module, take: Sequence[int]
 ) -> Features:
     """Run the blocks, keep what was asked for, split class token and patches."""
     wanted = encoder._tap_indices(take)
@@ -61,8 +63,8 @@ def _transform(
             states[index] = tokens
     tokens = norm(tokens)
     return Features(
-        patches=tokens[:, prefix:],
-        cls=tokens[:, 0] if prefix else None,
+        patches=tokens[:, encoder.prefix :],
+        cls=tokens[:, 0] if encoder.has_cls else None,
         taps=tuple(states[index] for index in wanted),
     )
 
@@ -81,8 +83,6 @@ class ViTEncoder(DroppingEncoder):
     ) -> None:
         super().__init__(model, architecture=architecture, **_geometry(model))
         self.model: VisionTransformer = model
-        self.prefix = model.num_prefix_tokens
-        self.has_cls = model.cls_token is not None
         if position not in ("learned", "sincos"):
             raise ValueError(f"position {position!r}: possible are 'learned' and 'sincos'")
         if position == "sincos":
@@ -106,8 +106,7 @@ class ViTEncoder(DroppingEncoder):
 
     def _encode(self, tokens: Tensor, take: Sequence[int]) -> Features:
         blocks: BlockInputs = ((block, {}) for block in self.model.blocks)
-        features = _transform(self, self.model.norm_pre(tokens), blocks, self.model.norm, self.prefix, take)
-        return features if self.has_cls else Features(patches=features.patches, taps=features.taps)
+        return _transform(self, self.model.norm_pre(tokens), blocks, self.model.norm, take)
 
 
 class EvaEncoder(DroppingEncoder):
@@ -116,8 +115,6 @@ class EvaEncoder(DroppingEncoder):
     def __init__(self, model: Eva, *, architecture: dict[str, Any]) -> None:
         super().__init__(model, architecture=architecture, **_geometry(model))
         self.model: Eva = model
-        self.prefix = model.num_prefix_tokens
-        self.has_cls = model.cls_token is not None
         self.rope_each_block = isinstance(model.rope, nn.Module) and bool(model.rope_mixed)
 
     def forward(
@@ -141,8 +138,7 @@ class EvaEncoder(DroppingEncoder):
     def _encode(self, tokens: Tensor, rope: Tensor | None, take: Sequence[int]) -> Features:
         ropes = rope if self.rope_each_block and rope is not None else [rope] * self.depth
         blocks = ((block, {"rope": own}) for block, own in zip(self.model.blocks, ropes, strict=True))
-        features = _transform(self, self.model.norm_pre(tokens), blocks, self.model.norm, self.prefix, take)
-        return features if self.has_cls else Features(patches=features.patches, taps=features.taps)
+        return _transform(self, self.model.norm_pre(tokens), blocks, self.model.norm, take)
 
 
 class BeitEncoder(Encoder):
@@ -151,8 +147,6 @@ class BeitEncoder(Encoder):
     The encoder of BEiT, BEiT v2 and of SimMIM's ViT. Its relative positions need the full grid, so it cannot
     leave patches out.
     """
-
-    prefix = 1  # the class token
 
     def __init__(self, model: Beit, *, architecture: dict[str, Any]) -> None:
         super().__init__(model, architecture=architecture, **_geometry(model))
@@ -172,4 +166,4 @@ class BeitEncoder(Encoder):
             tokens = tokens + self.model.pos_embed
         bias = self.model.rel_pos_bias() if self.model.rel_pos_bias is not None else None
         blocks = ((block, {"shared_rel_pos_bias": bias}) for block in self.model.blocks)
-        return _transform(self, self.model.pos_drop(tokens), blocks, self.model.norm, self.prefix, take)
+        return _transform(self, self.model.pos_drop(tokens), blocks, self.model.norm, take)

@@ -20,9 +20,8 @@ class Method(nn.Module, ABC):
     """One paper's objective: a module whose forward takes views of images and returns its losses.
 
     A method is final: write a new one by subclassing this class only. Its forward has five commented steps in
-        the same
-    order in every file: mask, encode, predict, target, compare. It holds no optimiser, logging or distributed
-        code.
+    the same order in every file: mask, encode, predict, target, compare. It holds no optimiser, logging or
+    distributed code.
 
     Attributes:
         views: the image views that the loader builds; the keys are the parameter names of `forward`.
@@ -51,11 +50,12 @@ class Method(nn.Module, ABC):
     def after_step(self, step: int, total: int) -> None:
         """Called after every optimiser step, `step` in [1, total]: momentum teachers and the like."""
 
-    @abstractmethod
-    def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"]:
-        """The images as the method believes them to be, for pictures; in the same normalised units as
-        `images`.
+    def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"] | None:
+        """The images as the method believes them to be, for pictures, in the normalised units of `images`.
+
+        None (the default) says that nothing of what it predicts can be shown as an image.
 
         Nothing of the hidden pixels may be used: where a target is normalised by its own statistics, those of
-            the visible surroundings stand in.
+        the visible surroundings stand in.
         """
+        return None

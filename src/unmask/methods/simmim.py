@@ -1,11 +1,11 @@
 """SimMIM: replace random squares by a token, regress their pixels with one linear layer.
 
 SimMIM: A Simple Framework for Masked Image Modeling. Zhenda Xie, Zheng Zhang, Yue Cao, Yutong Lin, Jianmin
-    Bao, Zhuliang Yao, Qi Dai, Han Hu. CVPR 2022, arXiv 2111.09886.
+Bao, Zhuliang Yao, Qi Dai, Han Hu. CVPR 2022, arXiv 2111.09886.
 
 Squares of 32 x 32 pixels are hidden: the embeddings of their patches become one learned vector, and an
-    unmodified encoder (ViT, Swin, SwinV2) sees all of them. One linear layer predicts the pixels that each
-    output feature stands for. Because no token is left out it works with windowed and hierarchical encoders.
+unmodified encoder (ViT, Swin, SwinV2) sees all of them. One linear layer predicts the pixels that each output
+feature stands for. Because no token is left out it works with windowed and hierarchical encoders.
 
 Loss, over the set M of hidden pixels of the batch, with C channels::
 
@@ -24,10 +24,10 @@ from jaxtyping import Float
 from torch import Tensor, nn, zeros
 
 from unmask.encoders.base import Encoder
-from unmask.encoders.initialise import narrow_normal_
+from unmask.encoders.initialise import initialise_token
 from unmask.masking import Mask, RandomMask
 from unmask.methods.base import Method
-from unmask.patches import borrow_statistics, from_patches, normalise_locally, to_patches
+from unmask.patches import from_patches, normalise_locally, to_patches, visible_statistics
 
 
 class SimMIM(Method):
@@ -38,7 +38,7 @@ class SimMIM(Method):
         mask_ratio: share of squares to hide, rounded up, table 1.
         mask_size: side of a square in pixels, a multiple of the encoder's patch size, table 1.
         local_window: normalise target pixels by the window of so many pixels around each; None predicts plain
-    pixels.
+            pixels.
     """
 
     def __init__(
@@ -50,10 +50,11 @@ class SimMIM(Method):
         local_window: int | None = None,
     ) -> None:
         super().__init__()
-        if mask_size % encoder.patch_size:
+        if mask_size < 1 or mask_size % encoder.patch_size:
+            fitting = max(1, round(mask_size / encoder.patch_size)) * encoder.patch_size
             raise ValueError(
                 f"mask_size of {mask_size} pixels is no multiple of the encoder's patches of "
-                f"{encoder.patch_size} pixels"
+                f"{encoder.patch_size} pixels; use for instance method.mask_size={fitting}"
             )
         if local_window is not None and (local_window < 3 or local_window % 2 == 0):
             raise ValueError(f"local_window must be an odd number of at least 3 pixels, not {local_window}")
@@ -62,7 +63,7 @@ class SimMIM(Method):
         self.masking.check(encoder.grid)
         self.local_window = local_window
         self.token = nn.Parameter(zeros(1, 1, encoder.token_dim))
-        narrow_normal_(self.token)
+        initialise_token(self.token, encoder)
         self.head = nn.Linear(encoder.dim, encoder.channels * encoder.stride**2)
 
     def forward(self, images: Float[Tensor, "B C H W"], *, mask: Mask | None = None) -> dict[str, Tensor]:
@@ -90,6 +91,6 @@ class SimMIM(Method):
         prediction = self.pixels(self.head(self.encoder(images, mask, self.token).patches)).float()
         if self.local_window is None:
             return prediction
-        size, grid = self.encoder.patch_size, self.encoder.grid
-        mean, deviation = borrow_statistics(to_patches(images, size), mask)
-        return from_patches(to_patches(prediction, size) * deviation + mean, grid, size)
+        hidden = mask.pixels(self.encoder.patch_size)
+        mean, deviation = visible_statistics(images, hidden, self.local_window)
+        return prediction * deviation + mean

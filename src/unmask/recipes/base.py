@@ -1,13 +1,15 @@
 """A recipe: everything that can change the result of one run, as plain frozen data."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -62,17 +64,20 @@ class Optim(Section):
     base_lr: Annotated[float, Field(gt=0)] = 1.5e-4
     lr_per: PositiveInt = 256  # batch size that base_lr is meant for
     lr: Annotated[float, Field(gt=0)] | None = None  # peak learning rate; None scales base_lr to the batch
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
+    max_lr: Annotated[float, Field(gt=0)] | None = None  # bound on what base_lr is scaled to
+    betas: tuple[Momentum, Momentum] = (0.9, 0.95)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     no_decay: tuple[str, ...] = ("token", "pos_embed", "position_bias", "cpb_mlp", "logit_scale", "gamma")
     # parts of names that are never decayed, beside biases and all one-dimensional tensors
     clip: Annotated[float, Field(gt=0)] | None = None  # largest gradient norm
-    ema: Annotated[float, Field(ge=0, lt=1)] | None = None  # decay of a moving average of the weights
+    ema: Momentum | None = None  # decay of a moving average of the weights
 
     @property
     def peak_lr(self) -> float:
-        return self.lr if self.lr is not None else scaled_lr(self.base_lr, self.batch_size, self.lr_per)
+        if self.lr is not None:
+            return self.lr
+        return min(scaled_lr(self.base_lr, self.batch_size, self.lr_per), self.max_lr or math.inf)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -136,3 +141,14 @@ class Recipe(BaseModel):
 def scaled_lr(base: float, batch_size: int, per: int) -> float:
     """The linear scaling rule (Goyal et al. 2017): `base` is meant for `per` images a step."""
     return base * batch_size / per
+
+
+def explain(error: ValidationError) -> str:
+    """The first problems of a recipe that is none, for people."""
+    problems = []
+    for problem in error.errors()[:3]:
+        place = ".".join(str(part) for part in problem["loc"]) or "recipe"
+        message = problem["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(problem["input"], dict) else f"={problem['input']!r}"
+        problems.append(f"{place}{given}: {message[:1].lower()}{message[1:]}")
+    return "; ".join(problems)

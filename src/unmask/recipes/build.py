@@ -12,13 +12,26 @@ from unmask.errors import UserError
 from unmask.methods import METHODS, Method
 from unmask.recipes.base import Recipe
 
+# Encoder options that follow from something else.
+DECIDED = {
+    "image_size": "data.image_size",
+    "img_size": "data.image_size",
+    "channels": "data.channels",
+    "in_chans": "data.channels",
+    "num_classes": "the method, which needs features",
+    "global_pool": "the method, which needs all features",
+    "fc_norm": "the method, which needs the final norm on all features",
+    "use_fc_norm": "the method, which needs the final norm on all features",
+    "dynamic_img_size": "data.image_size, which is the same for all images",
+    "patch_drop_rate": "method.mask_ratio",
+}
+
 
 def build_encoder(recipe: Recipe) -> Encoder:
     """The recipe's encoder, with fresh weights from the global random generator."""
     options = recipe.encoder.options
-    for taken, instead in (("image_size", "data.image_size"), ("channels", "data.channels")):
-        if taken in options:
-            raise UserError(f"encoder.{taken} is decided by {instead}; set that instead")
+    for taken in sorted(options.keys() & DECIDED.keys()):
+        raise UserError(f"encoder.{taken} is decided by {DECIDED[taken]}; leave it out")
     known = [name for name in options if name in inspect.signature(create_encoder).parameters]
     checked = check_options(create_encoder, recipe.encoder.name, {name: options[name] for name in known})
     return create_encoder(
@@ -34,7 +47,7 @@ def build_method(recipe: Recipe) -> Method:
 
     Raises:
         UserError: unknown method, option or encoder, a value of the wrong type, parts that do not fit
-    together.
+            together.
     """
     name = recipe.method.name
     if name not in METHODS:

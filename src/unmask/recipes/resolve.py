@@ -10,11 +10,12 @@ from pydantic import BaseModel, ValidationError
 
 from unmask.errors import UserError
 from unmask.recipes import DEFAULTS, RECIPES
-from unmask.recipes.base import Choice, Recipe
+from unmask.recipes.base import Choice, Recipe, explain
 
 SECTIONS = ("method", "encoder", "data", "optim", "schedule", "checkpoint")
 IMAGES_IN_A_DEFAULT_RUN = 4_000_000  # seen in a default run, as far as the bounds on epochs allow
 FEWEST_EPOCHS, MOST_EPOCHS = 100, 800
+KEPT = ("drop_path_rate", "pretrained")  # encoder options that any encoder understands
 
 
 def resolve_recipe(
@@ -47,7 +48,7 @@ def resolve_recipe(
     recipe, is_default = _find(method_or_recipe, encoder)
     changes: dict[str, Any] = {}
     if is_default and images is not None:
-        changes |= _fit_to(images, batch_size)
+        changes |= _fit_to(images, batch_size, epochs)
     explicit = {
         "data.image_size": image_size,
         "optim.batch_size": batch_size,
@@ -58,23 +59,29 @@ def resolve_recipe(
     changes |= {key: value for key, value in explicit.items() if value is not None}
     changes |= {key: parse_value(value) for key, value in (overrides or {}).items()}
     data = recipe.model_dump()
-    if epochs is not None:
+    if epochs is not None and not is_default:
         # The same share of the run is warm-up; milestones move along.
         before = recipe.schedule.epochs or epochs
         scale = epochs / before
-        data["schedule"]["steps"] = None
         data["schedule"]["warmup_epochs"] = recipe.schedule.warmup_epochs * scale
         data["schedule"]["milestones"] = [m * scale for m in recipe.schedule.milestones]
+    if epochs is not None:
+        data["schedule"]["steps"] = None
     if encoder is not None and not is_default:
-        data["encoder"] = {"name": encoder}
+        # What the method wants of an encoder stays; options of the recipe's own encoder do not fit another.
+        own = DEFAULTS[recipe.method.name](encoder).encoder.model_dump()
+        kept = {key: recipe.encoder.options[key] for key in KEPT if key in recipe.encoder.options}
+        data["encoder"] = own | kept
     if seed is not None:
         data["seed"] = seed
     for key, value in changes.items():
         _set(data, key, value)
+    if data["encoder"].get("pretrained") and data["data"]["mean"] is data["data"]["std"] is None:
+        data["data"] |= _published_statistics(data["encoder"]["name"], data["data"]["channels"])
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise UserError(_explain(error)) from error
+        raise UserError(explain(error)) from error
 
 
 def _find(name: str | Recipe, encoder: str | None) -> tuple[Recipe, bool]:
@@ -94,7 +101,7 @@ def _find(name: str | Recipe, encoder: str | None) -> tuple[Recipe, bool]:
         try:
             return Recipe.from_json(path), False
         except ValidationError as error:
-            raise UserError(f"{name} is no recipe: {_explain(error)}") from error
+            raise UserError(f"{name} is no recipe: {explain(error)}") from error
     names = [*DEFAULTS, *RECIPES]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else ""
@@ -104,9 +111,18 @@ def _find(name: str | Recipe, encoder: str | None) -> tuple[Recipe, bool]:
     )
 
 
-def _fit_to(images: int, batch_size: int | None) -> dict[str, Any]:
-    """Epochs for a number of images, and a batch that they fill."""
-    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(IMAGES_IN_A_DEFAULT_RUN / max(images, 1))))
+def _published_statistics(encoder: str, channels: int) -> dict[str, Any]:
+    """What the images of published weights were normalised with."""
+    from timm import get_pretrained_cfg
+
+    published = get_pretrained_cfg(encoder)
+    return {} if published is None or channels != 3 else {"mean": published.mean, "std": published.std}
+
+
+def _fit_to(images: int, batch_size: int | None, epochs: int | None) -> dict[str, Any]:
+    """Epochs for a number of images, a twentieth of them warm-up, and a batch that the images fill."""
+    fitting = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(IMAGES_IN_A_DEFAULT_RUN / max(images, 1))))
+    epochs = fitting if epochs is None else epochs
     changes: dict[str, Any] = {"schedule.epochs": epochs, "schedule.warmup_epochs": epochs / 20}
     if batch_size is None and 0 < images < 256:
         changes["optim.batch_size"] = 2 ** (
@@ -145,14 +161,3 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
         hint = f" Did you mean {section}.{near[0]}?" if near else ""
         raise UserError(f"{section} has no setting {name!r}.{hint} It has {', '.join(field.model_fields)}.")
     data[section][name] = value
-
-
-def _explain(error: ValidationError) -> str:
-    """The first problems of a validation, one sentence each."""
-    problems = []
-    for problem in error.errors()[:3]:
-        place = ".".join(str(part) for part in problem["loc"]) or "recipe"
-        message = problem["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(problem["input"], dict) else f"={problem['input']!r}"
-        problems.append(f"{place}{given}: {message[:1].lower()}{message[1:]}")
-    return "; ".join(problems)

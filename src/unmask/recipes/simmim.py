@@ -8,7 +8,9 @@ from unmask.recipes.base import Choice, Data, Optim, Recipe, Schedule
 def default(encoder: str = "swin_tiny_patch4_window7_224") -> Recipe:
     """A run on one's own images.
 
-    Source: the published Swin-B run of 100 epochs, with the schedule set by the size of the data (`resolve`).
+    Source: the published Swin-B run of 100 epochs. What differs: epochs and batch follow from the size of the
+        data (`resolve`); the learning rate is six times its own at the same batch, up to its peak, since runs
+        on little data have few steps.
     """
     options: dict[str, Any] = {"init": "beit"} if encoder.startswith("beit") else {}
     return Recipe(
@@ -17,7 +19,13 @@ def default(encoder: str = "swin_tiny_patch4_window7_224") -> Recipe:
         encoder=Choice(name=encoder, **options),
         data=Data(image_size=(192, 192), crop_scale=(0.67, 1.0), interpolation="bilinear"),
         optim=Optim(
-            batch_size=256, base_lr=6e-4, lr_per=256, betas=(0.9, 0.999), weight_decay=0.05, clip=5.0
+            batch_size=256,
+            base_lr=6e-4,
+            lr_per=256,
+            max_lr=8e-4,
+            betas=(0.9, 0.999),
+            weight_decay=0.05,
+            clip=5.0,
         ),
         schedule=Schedule(epochs=400, warmup_epochs=20, warmup_lr=0.005, final_lr=0.05),
     )
