@@ -1,5 +1,6 @@
 """Runs that are killed, stopped and taken up again."""
 
+import json
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.engine.tiny import STEPS, events, lines, pictures, run, same, start, training, weights
 from unmask.engine.signals import StopRequest
@@ -145,6 +147,29 @@ def test_resume_without_a_run_starts_one(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "run"
     assert run(data, out, resume=True, steps=3).step == 3
     assert events(out) == ["start", "end"]
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_run_killed_after_its_last_checkpoint_gets_its_encoder(
+    data: Path, tmp_path: Path, missing: bool
+) -> None:
+    out = tmp_path / "run"
+    run(data, out, steps=4)
+    encoder, card = out / "encoder.safetensors", json.loads((out / "encoder.json").read_text())
+    whole = load_file(encoder)
+    encoder.unlink()
+    if missing:
+        (out / "encoder.json").unlink()
+    else:  # those of an earlier step
+        save_file({name: value + 1 for name, value in whole.items()}, encoder)
+        (out / "encoder.json").write_text(json.dumps({**card, "made_by": {"step": 2}}))
+    log = (out / "log.jsonl").read_text().splitlines(keepends=True)
+    assert '"end"' in log.pop()
+    (out / "log.jsonl").write_text("".join(log))
+    run(data, out, resume=True)
+    assert same(whole, load_file(encoder))
+    assert json.loads((out / "encoder.json").read_text()) == card
+    assert events(out) == ["start", "resume", "end"]
 
 
 def test_resume_of_a_finished_run_changes_nothing(data: Path, tmp_path: Path) -> None:

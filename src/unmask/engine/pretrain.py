@@ -120,10 +120,12 @@ def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, p
         facts = {"data": data, "images": state.images, "steps": job.total, "device": job.machine_name}
         log.event("resume" if resumed else "start", state.step, **facts)
         train(job, state, log, shown, stop)
+        # Here and not in the loop: a run that was killed between its last checkpoint and its encoder has no
+        # step left to do.
+        save(job, state)
         stopped = state.step < job.total
         if stopped:
             assert stop.signal is not None, "only a signal ends the loop early"
-            save(job, state)
             log.event("stopped", state.step, reason=signal.Signals(stop.signal).name)
             shown.say(f"Stopped after step {state.step:,}. Go on with the same command and --resume.")
         else:
@@ -137,7 +139,8 @@ def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, p
 
 
 def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRequest) -> None:
-    """Steps from `state.step` on, until the run is complete or a signal comes; `state` is kept up to date."""
+    """Steps from `state.step` on, until the run is complete or a signal comes; `state` is kept up to date, and
+    saved now and then, but not at the end."""
     batches = job.loader.batches(state.step)
     speed = Speed(job.recipe.optim.batch_size)
     began = time.perf_counter() - state.seconds
@@ -172,7 +175,7 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
             log.step(_line(job, state.step, losses, norm) | rates)
         if state.step % job.draw_every == 0 or state.step == job.total:
             save_pictures(job, state)
-        if state.step % job.save_every == 0 or state.step == job.total:
+        if state.step % job.save_every == 0 and state.step < job.total:
             save(job, state)
 
 
