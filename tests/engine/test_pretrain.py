@@ -120,14 +120,17 @@ def test_average_of_the_weights_by_hand_and_in_the_export(data: Path, tmp_path: 
         out,
         steps=4,
         lr=0.01,
-        overrides={"optim.ema": 0.75, "checkpoint.every": 1, "checkpoint.keep": 9},
+        overrides={"optim.ema": 0.6, "checkpoint.every": 1, "checkpoint.keep": 9},
     )
-    for step in (2, 3, 4):
+    first = weights(out, 1)
+    names = [name for name in first if not name.startswith("ema.")]
+    assert all(torch.equal(first[f"ema.{name}"], first[name]) for name in names)  # no initial weights
+    # The decay rises as 1 - step^(-2/3) to its final value.
+    for step, decay in ((2, 1 - 2 ** (-2 / 3)), (3, 1 - 3 ** (-2 / 3)), (4, 0.6)):
         before, now = weights(out, step - 1), weights(out, step)
-        names = [name for name in now if not name.startswith("ema.")]
         assert 2 * len(names) == len(now)
         for name in names:
-            expected = 0.75 * before[f"ema.{name}"] + 0.25 * now[name]
+            expected = decay * before[f"ema.{name}"] + (1 - decay) * now[name]
             assert torch.allclose(now[f"ema.{name}"], expected, atol=1e-7)
     averaged, exported = weights(out, 4), load_file(out / "encoder.safetensors")
     assert len(exported) > 10

@@ -158,7 +158,7 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
             rejected = 0
             job.method.after_step(state.step, job.total)
             if job.ema is not None:
-                job.ema.update(job.method)
+                job.ema.update(job.method, step=state.step)
         else:
             rejected += 1
             log.event("rejected", state.step, loss=str(losses["loss"]))

@@ -128,7 +128,9 @@ def prepare(recipe: Recipe, source: Source, folder: Path, machine: Machine, *, r
     method.to(accelerator.device)
     optimiser = build_optimiser(method, recipe.optim)
     # Copied before compilation and Accelerate change the method's forward.
-    ema = None if recipe.optim.ema is None else ModelEmaV3(method, decay=recipe.optim.ema)
+    # With warm-up: without it the average of a short run would consist mostly of initial weights.
+    decay = recipe.optim.ema
+    ema = None if decay is None else ModelEmaV3(method, decay=decay, use_warmup=True)
     if machine.compile:
         method.compile()
     model, prepared = accelerator.prepare(method, optimiser)
