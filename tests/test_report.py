@@ -240,7 +240,7 @@ def test_losses_that_are_not_finite(run: Path) -> None:
     rejected = {"event": "rejected", "step": 5, "loss": "nan", "time": 1010.0}
     write_log(run, [START, *lines, rejected, rejected | {"step": 6}])
     html, page = report(run)
-    assert "In 2 of 10 steps the loss was not a finite number" in page.text
+    assert "In 2 of 10 steps the loss or its gradient was not a finite number" in page.text
     assert "nan" not in "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL)).lower()
 
 

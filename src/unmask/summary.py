@@ -90,8 +90,8 @@ def warnings(log: Log) -> Iterable[str]:
     if lost:
         trained = log.steps[-1]["step"] if log.steps else lost
         yield (
-            f"In {lost:,} of {trained:,} steps the loss was not a finite number; the weights were left alone "
-            "there. If it happens often, a lower learning rate, gradient clipping (optim.clip=1) or "
+            f"In {lost:,} of {trained:,} steps the loss or its gradient was not a finite number; the weights were "
+            "left alone there. If it happens often, a lower learning rate, gradient clipping (optim.clip=1) or "
             "--precision fp32 helps."
         )
     bad = log.all("bad_image")

@@ -1,6 +1,7 @@
 """What a step does."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 from tests.engine.tiny import TINY, lines, pictures, run, same, training, weights
 from unmask.data import View, open_source
 from unmask.engine.machine import Machine, choose_precision, cpu_has_bf16
+from unmask.engine.measure import to_host
 from unmask.engine.pretrain import MOST_REJECTED, update
 from unmask.engine.setup import Job, prepare
 from unmask.errors import UserError
+from unmask.methods.mae import MAE
 from unmask.recipes.resolve import resolve_recipe
 
 
@@ -50,7 +53,7 @@ def gradients(of: Job) -> list[Tensor]:
     of.optimiser.optimizer.register_step_pre_hook(  # type: ignore[attr-defined]
         lambda *_: caught.extend(p.grad.clone() for p in of.parameters)  # type: ignore[union-attr]
     )
-    update(of, next(batches(of)), with_norm=True)
+    update(of, next(batches(of)))
     return caught
 
 
@@ -76,33 +79,110 @@ def test_clip_bounds_the_gradient_and_reports_its_norm_before(data: Path, tmp_pa
     assert norm > 0.1
     assert torch.stack([g.norm() for g in gradients(clipped)]).norm().item() == pytest.approx(0.01, rel=1e-3)
     again = job(data, tmp_path, {"optim.clip": 0.01})
-    assert update(again, next(batches(again)), with_norm=True)[1] == pytest.approx(norm, rel=1e-5)
+    assert update(again, next(batches(again))).norm == pytest.approx(norm, rel=1e-5)
 
 
 class Broken(nn.Module):
-    """A method whose loss is no number."""
+    """A method whose loss, or only its gradient, is no number."""
 
-    def __init__(self, method: nn.Module) -> None:
+    def __init__(self, method: nn.Module, what: str) -> None:
         super().__init__()
-        self.method = method
+        self.method, self.what = method, what
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return {"loss": self.method(images=images)["loss"] * math.nan}
+        loss = self.method(images=images)["loss"]
+        if self.what == "loss":
+            return {"loss": loss * math.nan}
+        return {"loss": loss + (loss * 0).sqrt()}  # finite, but the slope of a root is infinite at 0
 
 
-def test_step_with_a_loss_that_is_no_number_changes_nothing(data: Path, tmp_path: Path) -> None:
-    good = job(data, tmp_path)
+@pytest.mark.parametrize("overrides", [{}, {"optim.clip": 1.0}])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_step_that_is_not_finite_changes_nothing(
+    data: Path, tmp_path: Path, what: str, overrides: dict[str, float]
+) -> None:
+    good = job(data, tmp_path, overrides)
     before = {name: value.clone() for name, value in good.method.state_dict().items()}
-    losses, _ = update(
-        dataclasses.replace(good, model=Broken(good.method)), next(batches(good)), with_norm=False
-    )
-    assert math.isnan(losses["loss"])
+    broken = update(dataclasses.replace(good, model=Broken(good.method, what)), next(batches(good)))
+    assert math.isnan(broken.losses["loss"]) is (what == "loss")
+    assert not math.isfinite(broken.norm) and not broken.accepted
     assert same(before, good.method.state_dict())
     good.scheduler.step_update(3)
-    losses, _ = update(good, next(batches(good)), with_norm=False)  # and the next step is clean again
-    assert math.isfinite(losses["loss"])
+    clean = update(good, next(batches(good)))  # and so is the next step
+    assert math.isfinite(clean.losses["loss"]) and clean.accepted
     assert not same(before, good.method.state_dict())
     assert all(value.isfinite().all() for value in good.method.state_dict().values())
+
+
+def breaking(monkeypatch: pytest.MonkeyPatch, steps: range, what: str) -> None:
+    """MAE is broken at some steps of the next run."""
+    forward, calls = MAE.forward, iter(range(1, 100))
+
+    def sometimes(self: MAE, images: Tensor) -> dict[str, Tensor]:
+        losses = forward(self, images)
+        zero = losses["loss"] * (math.nan if what == "loss" else 0)
+        return {"loss": losses["loss"] + zero.sqrt()} if next(calls) in steps else losses
+
+    monkeypatch.setattr(MAE, "forward", sometimes)
+
+
+def test_rejected_steps_are_counted_and_the_run_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaking(monkeypatch, range(2, 4), "gradient")
+    run(data, tmp_path / "run", steps=5)
+    rejected = [line for line in lines(tmp_path / "run") if line.get("event") == "rejected"]
+    assert [line["step"] for line in rejected] == [2, 3]
+    assert all(math.isfinite(float(line["loss"])) for line in rejected)
+    assert not any(math.isfinite(float(line["grad_norm"])) for line in rejected)
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run", 5).values())
+
+
+def test_run_whose_last_loss_is_no_number_is_not_finished(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaking(monkeypatch, range(5, 6), "loss")
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match=r"in the last step, 5;.*--lr"):
+        run(data, out, steps=5, overrides={"checkpoint.every": 3})
+    assert json.loads((out / "encoder.json").read_text())["made_by"]["step"] == 3
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_00000003"]
+
+
+def test_weights_that_are_not_finite_are_not_saved(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poison(self: MAE, step: int, total: int) -> None:
+        if step == 4:
+            with torch.no_grad():
+                next(self.encoder.parameters()).fill_(math.inf)
+
+    monkeypatch.setattr(MAE, "after_step", poison)
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match="neither are the weights"):
+        run(data, out, steps=4, overrides={"checkpoint.every": 2})
+    assert json.loads((out / "encoder.json").read_text())["made_by"]["step"] == 2
+    assert all(value.isfinite().all() for value in load_file(out / "encoder.safetensors").values())
+
+
+class Processes:
+    """Several processes, of which this is one: what the others hold is appended."""
+
+    num_processes = 3
+
+    def gather(self, row: Tensor) -> Tensor:
+        return torch.cat([row, torch.tensor([[2.0, 0.0]]), torch.tensor([[6.0, 15.0]])])
+
+
+def test_what_all_processes_hold_comes_in_one_copy() -> None:
+    values = to_host([torch.tensor(1.0), torch.tensor(0)], Processes())  # type: ignore[arg-type]
+    assert values == [(1.0, 2.0, 6.0), (0.0, 0.0, 15.0)]
+
+
+def test_step_passes_signals_on(data: Path, tmp_path: Path) -> None:
+    of = job(data, tmp_path)
+    assert update(of, next(batches(of)), signal=15).signal == 15
+    assert update(of, next(batches(of))).signal == 0
 
 
 def test_run_that_diverged_ends_and_says_what_to_do(data: Path, tmp_path: Path) -> None:
@@ -177,8 +257,8 @@ def test_bf16_on_a_cpu_only_where_it_pays() -> None:
 
 def test_bf16_trains_close_to_fp32_and_keeps_weights_in_fp32(data: Path, tmp_path: Path) -> None:
     full, half = job(data, tmp_path), job(data, tmp_path, precision="bf16")
-    loss = update(full, next(batches(full)), with_norm=False)[0]["loss"]
-    loss_in_half = update(half, next(batches(half)), with_norm=False)[0]["loss"]
+    loss = update(full, next(batches(full))).losses["loss"]
+    loss_in_half = update(half, next(batches(half))).losses["loss"]
     assert loss_in_half != loss
     assert loss_in_half == pytest.approx(loss, rel=0.02)
     assert {value.dtype for value in half.method.state_dict().values()} == {torch.float32}

@@ -1,8 +1,10 @@
-"""Numbers about a step, had without making the device wait."""
+"""Numbers about a step, fetched from the device at once."""
 
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -10,28 +12,32 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-class HostCopy:
-    """Scalars on their way to the host, averaged over all processes.
+def to_host(scalars: Sequence[Float[Tensor, ""]], accelerator: Accelerator) -> list[tuple[float, ...]]:
+    """Of each scalar its value in every process, in one copy: the only thing in a step that is waited for."""
+    row = torch.stack([scalar.detach().float() for scalar in scalars])[None]
+    if accelerator.num_processes > 1:
+        row = accelerator.gather(row)
+    return list(zip(*row.tolist(), strict=True))
 
-    Made between the forward pass and the backward pass, it is read after the backward pass was queued: the
-    host then waits for the forward pass only, while the device has the backward pass to do.
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a step; the same on all processes.
+
+    Attributes:
+        losses: by name, averaged over processes and accumulated parts.
+        norm: of the gradient, before clipping.
+        signal: number of a signal that told a process to stop before the step's end; 0 for none.
     """
 
-    def __init__(self, scalars: Mapping[str, Float[Tensor, ""]], accelerator: Accelerator) -> None:
-        self._names = tuple(scalars)
-        together = torch.stack([scalar.detach().float() for scalar in scalars.values()])
-        if accelerator.num_processes > 1:
-            together = accelerator.reduce(together, "mean")
-        self._values = together.to("cpu", non_blocking=True)
-        self._arrived = torch.cuda.Event() if together.is_cuda else None
-        if self._arrived is not None:
-            self._arrived.record()
+    losses: dict[str, float]
+    norm: float
+    signal: int
 
-    def read(self) -> dict[str, float]:
-        """The numbers by name."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return dict(zip(self._names, self._values.tolist(), strict=True))
+    @property
+    def accepted(self) -> bool:
+        """Whether the weights may be changed by it."""
+        return math.isfinite(self.losses["loss"]) and math.isfinite(self.norm)
 
 
 class Speed:

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from unmask.data import Source, open_source
 from unmask.engine.checkpoint import State, checkpoints, load_checkpoint, save_checkpoint
 from unmask.engine.log import RunLog, is_logged
 from unmask.engine.machine import Machine, attention, peak_memory_mb
-from unmask.engine.measure import HostCopy, Speed
+from unmask.engine.measure import Outcome, Speed, to_host
 from unmask.engine.pictures import save_strip
 from unmask.engine.progress import ProgressLine
 from unmask.engine.run import Run, continued, require_same, saved_recipe, saved_state
@@ -30,7 +31,7 @@ from unmask.recipes.base import Recipe
 from unmask.recipes.resolve import resolve_recipe
 from unmask.runs import read_log
 
-MOST_REJECTED = 20  # steps in a row with a loss that is no number, after which a run ends
+MOST_REJECTED = 20  # steps in a row without a finite loss and gradient, after which a run ends
 
 
 def pretrain(
@@ -144,49 +145,51 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
     batches = job.loader.batches(state.step)
     speed = Speed(job.recipe.optim.batch_size)
     began = time.perf_counter() - state.seconds
-    rejected = 0
+    rejected = told = 0
     job.model.train()
-    while state.step < job.total and not _stops(job, stop):
+    while state.step < job.total and not told:
         with speed.waiting():
             views = next(batches)
         job.scheduler.step_update(state.step)
-        logged = is_logged(state.step + 1, job.total)
-        losses, norm = update(job, views, with_norm=logged)
+        outcome = update(job, views, signal=stop.signal)
         state.step += 1
-        state.loss, state.seconds = losses["loss"], time.perf_counter() - began
-        if math.isfinite(losses["loss"]):
+        state.loss, state.seconds = outcome.losses["loss"], time.perf_counter() - began
+        if outcome.accepted:
             rejected = 0
             job.method.after_step(state.step, job.total)
             if job.ema is not None:
                 job.ema.update(job.method, step=state.step)
         else:
             rejected += 1
-            log.event("rejected", state.step, loss=str(losses["loss"]))
+            log.event("rejected", state.step, loss=str(state.loss), grad_norm=str(outcome.norm))
             if rejected == MOST_REJECTED:
-                raise UserError(_diverged(state.step))
+                raise UserError(_diverged(f"for {MOST_REJECTED} steps in a row, up to step {state.step:,}"))
         for name in list(job.loader.bad)[len(state.bad) :]:
             state.bad[name] = job.loader.bad[name]
             log.event("bad_image", state.step, name=name, reason=state.bad[name])
+        logged = is_logged(state.step, job.total)
         if logged:
             rates = {**speed.read(), "memory_mb": round(peak_memory_mb(job.accelerator.device), 1)}
             shown.rates(**rates)
-        shown.step(state.step, losses["loss"])
+        shown.step(state.step, state.loss)
         if logged:
-            log.step(_line(job, state.step, losses, norm) | rates)
+            log.step(_line(job, state.step, outcome) | rates)
         if state.step % job.draw_every == 0 or state.step == job.total:
             save_pictures(job, state)
         if state.step % job.save_every == 0 and state.step < job.total:
             save(job, state)
+        # Processes stop at the same step: what counts is what all of them saw in its outcome.
+        told = outcome.signal or (stop.signal or 0 if job.accelerator.num_processes == 1 else 0)
+    stop.signal = told or stop.signal
+    if state.step == job.total and state.loss is not None and not math.isfinite(state.loss):
+        raise UserError(_diverged(f"in the last step, {state.step:,}"))
 
 
-def update(
-    job: Job, views: Mapping[str, UInt8[Tensor, "B C H W"]], *, with_norm: bool
-) -> tuple[dict[str, float], float | None]:
-    """One optimiser step; none if the loss is no finite number.
+def update(job: Job, views: Mapping[str, UInt8[Tensor, "B C H W"]], *, signal: int | None = None) -> Outcome:
+    """One optimiser step; none if the loss or the gradient is not finite.
 
-    Returns:
-        The losses, averaged over processes and accumulated parts, and, if wanted, the norm of the gradient
-        before clipping.
+    Args:
+        signal: that told this process to stop, for the others to know.
     """
     optim, accelerator = job.recipe.optim, job.accelerator
     sums: dict[str, Tensor] = {}
@@ -197,24 +200,35 @@ def update(
             losses = job.model(**images)
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0) + loss.detach() / optim.accumulate
-            copy = HostCopy(sums, accelerator)
             accelerator.backward(losses["loss"])
-    norm = None
     if optim.clip is not None:
         norm = accelerator.clip_grad_norm_(job.parameters, optim.clip)
-    elif with_norm:
+    else:
         accelerator.unscale_gradients()
         norm = get_total_norm([p.grad for p in job.parameters if p.grad is not None])
-    values = copy.read()
+    # Filled on the device: a number brought there from the host would wait for it.
+    number = torch.full_like(norm, signal or 0)
+    *values, norms, signals = to_host([*sums.values(), norm, number], accelerator)
+    outcome = Outcome(
+        losses={name: fmean(value) for name, value in zip(sums, values, strict=True)},
+        norm=fmean(norms),
+        signal=int(max(signals)),
+    )
     # The fp16 scaler itself leaves out steps whose gradients are not finite, and must be told of each step.
-    if math.isfinite(values["loss"]) or accelerator.scaler is not None:
+    if outcome.accepted or accelerator.scaler is not None:
         job.optimiser.step()
     job.optimiser.zero_grad()
-    return values, None if norm is None or not with_norm else float(norm)
+    return outcome
 
 
 def save(job: Job, state: State) -> None:
-    """A checkpoint, and the encoder as it stands."""
+    """A checkpoint, and the encoder as it stands; nothing if the weights are not finite.
+
+    Raises:
+        UserError: they are not.
+    """
+    if not get_total_norm(job.result.parameters(), norm_type=math.inf).isfinite():
+        raise UserError(_diverged(f"and neither are the weights since, up to step {state.step:,}"))
     save_checkpoint(
         job.accelerator,
         job.ema,
@@ -240,21 +254,10 @@ def save_pictures(job: Job, state: State) -> None:
     job.accelerator.wait_for_everyone()
 
 
-def _line(job: Job, step: int, losses: Mapping[str, float], norm: float | None) -> dict[str, float]:
+def _line(job: Job, step: int, outcome: Outcome) -> dict[str, float]:
     """A training line of the log."""
-    line = {"step": step, "epoch": round(step / len(job.loader), 4), **losses}
-    line["lr"] = job.optimiser.param_groups[0]["lr"]
-    if norm is not None:
-        line["grad_norm"] = norm
-    return line
-
-
-def _stops(job: Job, stop: StopRequest) -> bool:
-    """Whether any process was told to stop; then all of them know."""
-    if job.accelerator.num_processes > 1:
-        own = torch.tensor(stop.signal or 0, device=job.accelerator.device)
-        stop.signal = int(job.accelerator.gather(own).max()) or None
-    return stop.signal is not None
+    line = {"step": step, "epoch": round(step / len(job.loader), 4), **outcome.losses}
+    return line | {"lr": job.optimiser.param_groups[0]["lr"], "grad_norm": outcome.norm}
 
 
 def _headline(job: Job, state: State, *, resumed: bool) -> str:
@@ -266,8 +269,8 @@ def _headline(job: Job, state: State, *, resumed: bool) -> str:
     return (f"Going on from step {state.step:,}: " if resumed else "") + f"{what}; {where}"
 
 
-def _diverged(step: int) -> str:
+def _diverged(when: str) -> str:
     return (
-        f"the loss was no finite number for {MOST_REJECTED} steps in a row, up to step {step:,}; those steps "
-        "were left out. Start anew with a smaller --lr, with optim.clip=1, or with --precision fp32."
+        f"the loss or its gradient was no finite number {when}; such steps are left out. Start anew with a "
+        "smaller --lr, with optim.clip=1, or with --precision fp32."
     )
