@@ -12,6 +12,7 @@ from accelerate.utils import SAFE_WEIGHTS_NAME
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from unmask.data import Source
 from unmask.engine.checkpoint import AVERAGE, checkpoints
 from unmask.errors import UserError
 from unmask.methods import Method
@@ -61,6 +62,11 @@ def number(line: Line, key: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
+
+
+def location(data: str | Path | Source) -> str:
+    """What logs call the data: a path that is right from any folder, or what a source calls itself."""
+    return str(data) if isinstance(data, Source) else str(Path(data).expanduser().resolve())
 
 
 def read_log(path: Path) -> Log:

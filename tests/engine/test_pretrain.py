@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pictures(tmp_path_factory.mktemp("data") / "pictures")
 
 
-def job(data: Path, out: Path, overrides: dict[str, Any] | None = None, **machine: Any) -> Job:
+def job(
+    data: Path,
+    out: Path,
+    overrides: dict[str, Any] | None = None,
+    *,
+    resumed: bool = False,
+    **machine: Any,
+) -> Job:
     torch.set_num_threads(1)
     recipe = resolve_recipe(
         "mae",
@@ -40,7 +48,7 @@ def job(data: Path, out: Path, overrides: dict[str, Any] | None = None, **machin
         overrides=TINY | (overrides or {}),
     )
     defaults = {"device": "cpu", "precision": "fp32", "workers": 0, "compile": False, "checkpointing": False}
-    return prepare(recipe, open_source(data), out, Machine(**(defaults | machine)))
+    return prepare(recipe, open_source(data), out, Machine(**(defaults | machine)), resumed=resumed)
 
 
 def batches(of: Job) -> Iterator[dict[str, Tensor]]:
@@ -273,3 +281,34 @@ def test_views_come_normalised_or_as_plain_pixels(
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (of.mean, of.std))
     torch.testing.assert_close(of.as_input("images", pixels), (pixels / 255 - mean) / std)
     torch.testing.assert_close(of.as_input("teacher", pixels), pixels / 255)
+
+
+def test_log_names_data_and_machine_so_that_they_are_found_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    run(Path(data.name), tmp_path / "run", steps=2)
+    facts = lines(tmp_path / "run")[0]
+    assert facts["data"] == str(data.resolve())
+    assert (facts["device"], facts["precision"], facts["compile"]) == ("cpu", "fp32", False)
+    assert facts["torch"] == version("torch") and facts["processor"]
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["directory"] == str(data.parent)
+    run(open_source(data.name), tmp_path / "open", steps=2)
+    assert lines(tmp_path / "open")[0]["data"] == data.name
+
+
+def test_compilation_is_kept_by_a_run_that_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[MAE] = []
+    # The real one takes half a minute.
+    monkeypatch.setattr(MAE, "compile", lambda self: compiled.append(self))
+    (tmp_path / "environment.json").write_text(json.dumps({"compile": True}))
+    before = [
+        job(data, tmp_path, resumed=resumed, compile=asked)
+        for resumed in (False, True)
+        for asked in (None, False, True)
+    ]
+    assert [made.environment["compile"] for made in before] == [False, False, True, True, False, True]
+    assert compiled == [made.method for made in before if made.environment["compile"]]

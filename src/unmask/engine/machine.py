@@ -38,7 +38,7 @@ class Machine:
     device: str
     precision: str
     workers: int | None
-    compile: bool
+    compile: bool | None
     checkpointing: bool
 
 
@@ -159,6 +159,7 @@ def describe(accelerator: Accelerator, precision: Precision) -> dict[str, Any]:
         "precision": precision,
         "processes": accelerator.num_processes,
         "command": shlex.join(sys.argv),
+        "directory": str(Path.cwd()),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
 

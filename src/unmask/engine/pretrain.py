@@ -29,8 +29,10 @@ from unmask.errors import UserError
 from unmask.export import save_encoder
 from unmask.recipes.base import Recipe
 from unmask.recipes.resolve import resolve_recipe
-from unmask.runs import read_log
+from unmask.runs import location, read_log
 
+# Of the environment, so that what a run began with is known when it went on elsewhere.
+LOGGED = ("device", "gpu", "processor", "processes", "precision", "compile", "torch")
 MOST_REJECTED = 20  # steps in a row without a finite loss and gradient, after which a run ends
 
 
@@ -48,7 +50,7 @@ def pretrain(
     device: str = "auto",
     precision: str = "auto",
     workers: int | None = None,
-    compile: bool = False,
+    compile: bool | None = None,
     checkpointing: bool = False,
     seed: int | None = None,
     resume: bool = False,
@@ -71,6 +73,8 @@ def pretrain(
         device: "auto", "cpu" or "cuda".
         precision: of the forward pass: "auto", "fp32", "bf16" or "fp16"; weights are kept in fp32.
         workers: processes that decode images; None leaves a core to the training, 0 decodes between steps.
+        compile: the model by torch.compile, which rounds differently and draws other masks; None is what a
+            run to go on with did, and no for a new one.
         checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         resume: go on with the run in `out`, or start it if there is none.
         overwrite: delete the run in `out` first.
@@ -99,7 +103,8 @@ def pretrain(
         device=device, precision=precision, workers=workers, compile=compile, checkpointing=checkpointing
     )
     job = prepare(recipe, source, folder, machine, resumed=saved is not None)
-    return _run(job, state, data=str(data), resumed=saved is not None, overwrite=overwrite, progress=progress)
+    where = location(data)
+    return _run(job, state, data=where, resumed=saved is not None, overwrite=overwrite, progress=progress)
 
 
 def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, progress: bool) -> Run:
@@ -118,8 +123,9 @@ def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, p
         ProgressLine(step=state.step, total=job.total, shown=progress and main) as shown,
     ):
         shown.say(_headline(job, state, resumed=resumed))
-        facts = {"data": data, "images": state.images, "steps": job.total, "device": job.machine_name}
-        log.event("resume" if resumed else "start", state.step, **facts)
+        facts = {"data": data, "images": state.images, "steps": job.total}
+        machine = {name: job.environment[name] for name in LOGGED}
+        log.event("resume" if resumed else "start", state.step, **facts, **machine)
         train(job, state, log, shown, stop)
         # Here and not in the loop: a run that was killed between its last checkpoint and its encoder has no
         # step left to do.
@@ -140,8 +146,10 @@ def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, p
 
 
 def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRequest) -> None:
-    """Steps from `state.step` on, until the run is complete or a signal comes; `state` is kept up to date, and
-    saved now and then, but not at the end."""
+    """Steps from `state.step` on, until the run is complete or a signal comes; `state` is kept up to date.
+
+    What was reached is saved now and then, but not at the end.
+    """
     batches = job.loader.batches(state.step)
     speed = Speed(job.recipe.optim.batch_size)
     began = time.perf_counter() - state.seconds

@@ -109,7 +109,7 @@ def prepare(recipe: Recipe, source: Source, folder: Path, machine: Machine, *, r
     """Build all parts of a run; writes nothing.
 
     Args:
-        resumed: the run in `folder` goes on; "auto" precision is then the one it had.
+        resumed: the run in `folder` goes on; "auto" precision and compilation None are then what it had.
 
     Raises:
         UserError: something does not fit, or is not there on this machine.
@@ -118,20 +118,23 @@ def prepare(recipe: Recipe, source: Source, folder: Path, machine: Machine, *, r
     set_seed(recipe.seed)
     method = build_method(recipe)
     method.encoder.checkpointing = machine.checkpointing
-    before = read_json(folder / "environment.json") if resumed and machine.precision == "auto" else {}
-    wanted = before["precision"] if before.get("device") == device else machine.precision
-    precision = choose_precision(wanted, device, method.encoder.dim)
+    before = read_json(folder / "environment.json") if resumed else {}
+    keeps = machine.precision == "auto" and before.get("device") == device
+    precision = choose_precision(
+        before["precision"] if keeps else machine.precision, device, method.encoder.dim
+    )
+    compiled = bool(before.get("compile")) if machine.compile is None else machine.compile
     accelerator = make_accelerator(device, precision, recipe.optim.accumulate)
     workers = default_workers() if machine.workers is None else machine.workers
     loader = _loader(recipe, source, method, accelerator, workers)
     mean, std = _statistics(recipe)
     method.to(accelerator.device)
     optimiser = build_optimiser(method, recipe.optim)
-    # Copied before compilation and Accelerate change the method's forward.
-    # With warm-up: without it the average of a short run would consist mostly of initial weights.
+    # Copied before compilation and Accelerate change the method's forward. With warm-up, for without it the
+    # average of a short run would consist mostly of initial weights.
     decay = recipe.optim.ema
     ema = None if decay is None else ModelEmaV3(method, decay=decay, use_warmup=True)
-    if machine.compile:
+    if compiled:
         method.compile()
     model, prepared = accelerator.prepare(method, optimiser)
     # Every process started from the same weights; from here on each draws its own masks.
@@ -153,7 +156,7 @@ def prepare(recipe: Recipe, source: Source, folder: Path, machine: Machine, *, r
         mean=mean,
         std=std,
         environment=describe(accelerator, precision)
-        | {"workers": workers, "compile": machine.compile, "checkpointing": machine.checkpointing},
+        | {"workers": workers, "compile": compiled, "checkpointing": machine.checkpointing},
     )
 
 

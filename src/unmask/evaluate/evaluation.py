@@ -24,6 +24,7 @@ from unmask.evaluate.knn import knn
 from unmask.evaluate.linear import linear_probe
 from unmask.evaluate.probe import Probe, score
 from unmask.evaluate.subject import Subject, find_subject, untrained
+from unmask.runs import location
 
 KINDS: dict[str, Callable[..., Probe]] = {"knn": knn, "linear": linear_probe}
 
@@ -114,7 +115,7 @@ def evaluate(
         "kind": kind,
         **_scores(probes, labels, held_out_labels, len(classes), baselines=baselines),
         **_describe(subject, pool, layer),
-        "data": str(data),
+        "data": location(data),
         "classes": classes,
         "train": _count(labels),
         "validation": _count(held_out_labels),
