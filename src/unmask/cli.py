@@ -100,7 +100,7 @@ def pretrain(
     device: Device = "auto",
     precision: Precision = "auto",
     workers: Workers = None,
-    compile: Compile = False,
+    compile: Compile = None,
     checkpointing: Checkpointing = False,
     resume: Resume = False,
     overwrite: Overwrite = False,

@@ -55,7 +55,7 @@ Seed = Annotated[int | None, learned(min=0, help="Of initial weights, order, cro
 Device = Annotated[Literal["auto", "cpu", "cuda"], machine(help="Where to compute.")]
 Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], machine(help="Of the forward pass.")]
 Workers = Annotated[int | None, machine(min=0, help="Processes that decode images; 0 for none.")]
-Compile = Annotated[bool, machine("--compile/--no-compile", help="torch.compile the method.")]
+Compile = Annotated[bool | None, machine("--compile/--no-compile", help="torch.compile the method.")]
 Checkpointing = Annotated[
     bool,
     machine("--checkpointing/--no-checkpointing", help="Recompute activations: less memory, more time."),
