@@ -198,6 +198,28 @@ def test_reconstruct_pictures_of_any_size_and_mode(run: Path, tmp_path: Path) ->
         assert strip.height > 2 * 5 * 32
 
 
+def test_one_picture_and_names_as_text_will_do(run: Path, tmp_path: Path) -> None:
+    given = picture(tmp_path / "a.jpg")
+    made = [
+        reconstruct(folder, pictures, out=tmp_path / out).read_bytes()
+        for folder, pictures, out in (
+            (run, [given], "1.png"),
+            (str(run), [str(given)], "2.png"),
+            (str(run), str(given), "3.png"),
+            (run, given, "4.png"),
+        )
+    ]
+    assert made == made[:1] * 4
+    assert reconstruct(str(run), str(given), out=str(tmp_path / "5.png")) == tmp_path / "5.png"
+
+
+def test_method_without_pictures_says_so(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METHODS["mae"], "reconstruct", Method.reconstruct)
+    with pytest.raises(UserError, match="mae does not predict anything that can be shown"):
+        reconstruct(run, [picture(tmp_path / "a.png")])
+    assert not (run / "reconstructions").exists()
+
+
 def test_reconstruct_depends_on_seed_and_ratio_only(run: Path, tmp_path: Path) -> None:
     given = [picture(tmp_path / "a.png")]
     before = torch.random.get_rng_state()

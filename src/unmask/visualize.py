@@ -45,10 +45,10 @@ def denormalise(
 
 
 def reconstruct(
-    run: Path,
-    pictures: Sequence[Path],
+    run: str | Path,
+    pictures: str | Path | Sequence[str | Path],
     *,
-    out: Path | None = None,
+    out: str | Path | None = None,
     seed: int = 0,
     mask_ratio: float | None = None,
 ) -> Path:
@@ -58,6 +58,8 @@ def reconstruct(
     proportions of the run's images is shown.
 
     Args:
+        run: folder of the run.
+        pictures: one or more.
         out: PNG to write; None is `reconstructions/<name of the first picture>.png` in the run folder.
         seed: of the mask.
         mask_ratio: share to hide; None is the run's.
@@ -67,29 +69,36 @@ def reconstruct(
 
     Raises:
         UserError: no run, no checkpoint, a picture that cannot be read, a mask ratio that the method cannot
-            use.
+            use, a method that makes no pictures.
     """
-    if not pictures:
+    run = Path(run)
+    paths = [Path(path) for path in ([pictures] if isinstance(pictures, str | Path) else pictures)]
+    if not paths:
         raise UserError("no picture was given; name at least one, for instance photo.jpg")
-    if out is not None and out.suffix.lower() != ".png":
-        raise UserError(f"{out}: reconstructions are written as PNG; give a name that ends in .png")
+    target = run / "reconstructions" / f"{paths[0].stem}.png" if out is None else Path(out)
+    if target.suffix.lower() != ".png":
+        raise UserError(f"{target}: reconstructions are written as PNG; give a name that ends in .png")
     recipe = read_recipe(run)
     changes = {} if mask_ratio is None else {"mask_ratio": mask_ratio}
     mean, std = imagenet_statistics(recipe.data.channels, recipe.data.mean, recipe.data.std)
-    pixels = torch.stack([_read_picture(path, recipe.data) for path in pictures])
+    pixels = torch.stack([_read_picture(path, recipe.data) for path in paths])
     method = load_method(run, recipe.model_copy(update={"method": recipe.method.model_copy(update=changes)}))
     images = normalise(pixels, mean, std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mask = method.draw(images)
     strip = reconstruction_strip(method, images, mask, mean=mean, std=std)
-    out = out or run / "reconstructions" / f"{pictures[0].stem}.png"
+    if strip is None:
+        raise UserError(
+            f"the run in {run} has no reconstructions: {recipe.method.name} does not predict anything that "
+            "can be shown as a picture"
+        )
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        strip.save(out)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        strip.save(target)
     except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
-    return out
+        raise UserError(f"{target} cannot be written: {error.strerror or error}") from error
+    return target
 
 
 def _read_picture(path: Path, data: Data) -> UInt8[Tensor, "C H W"]:
@@ -116,7 +125,7 @@ def reconstruction_strip(
     mean: Sequence[float],
     std: Sequence[float],
     titles: bool = True,
-) -> Image.Image:
+) -> Image.Image | None:
     """Original, masked picture and reconstruction of every image, on a transparent ground.
 
     The reconstruction shows the method's prediction at hidden pixels and the original elsewhere, as the
@@ -128,19 +137,23 @@ def reconstruction_strip(
         titles: name the columns.
 
     Returns:
-        An RGBA picture; up to four samples below each other, more of them in columns side by side.
+        An RGBA picture; up to four samples below each other, more of them in columns side by side. None if
+        the method predicts nothing that can be shown.
     """
+    prediction = _predict(method, images, mask)
+    if prediction is None:
+        return None
     originals = _pictures(denormalise(images, mean, std))
-    predicted = _pictures(denormalise(_predict(method, images, mask), mean, std))
+    predicted = _pictures(denormalise(prediction, mean, std))
     hidden = rearrange(mask.pixels(method.encoder.patch_size).cpu().numpy(), "b 1 h w -> b h w")
     rows = [
-        _panels(original, prediction, where, patch=method.encoder.patch_size)
-        for original, prediction, where in zip(originals, predicted, hidden, strict=True)
+        _panels(original, filled, where, patch=method.encoder.patch_size)
+        for original, filled, where in zip(originals, predicted, hidden, strict=True)
     ]
     return _arrange(rows, titles=TITLES if titles else ())
 
 
-def _predict(method: Method, images: Tensor, mask: Mask) -> Tensor:
+def _predict(method: Method, images: Tensor, mask: Mask) -> Tensor | None:
     """The reconstruction in evaluation mode; the method is left in the mode that it was in."""
     training = method.training
     method.eval()

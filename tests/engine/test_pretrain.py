@@ -14,13 +14,14 @@ from PIL import Image, ImageChops
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests.engine.tiny import TINY, lines, pictures, run, same, training, weights
+from tests.engine.tiny import TINY, events, lines, pictures, run, same, training, weights
 from unmask.data import View, open_source
 from unmask.engine.machine import Machine, choose_precision, cpu_has_bf16
 from unmask.engine.measure import to_host
 from unmask.engine.pretrain import MOST_REJECTED, update
 from unmask.engine.setup import Job, prepare
 from unmask.errors import UserError
+from unmask.methods.base import Method
 from unmask.methods.mae import MAE
 from unmask.recipes.resolve import resolve_recipe
 
@@ -232,6 +233,15 @@ def test_pictures_and_checkpoints_do_not_change_the_training(data: Path, tmp_pat
     assert len(list((tmp_path / "many" / "images").iterdir())) == 6
     assert training(tmp_path / "few") == training(tmp_path / "many")
     assert same(weights(tmp_path / "few", 6), weights(tmp_path / "many", 6))
+
+
+def test_method_without_pictures_trains_without(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MAE, "reconstruct", Method.reconstruct)
+    run(data, tmp_path / "run", steps=2, overrides={"checkpoint.pictures": 1})
+    assert events(tmp_path / "run") == ["start", "end"]
+    assert not (tmp_path / "run" / "images").exists()
 
 
 def test_strips_show_the_same_images_and_masks(data: Path, tmp_path: Path) -> None:

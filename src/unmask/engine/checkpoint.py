@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_model, save_model
 from timm.utils import ModelEmaV3
 
-from unmask.engine.files import LEFTOVER, publish, remove
+from unmask.engine.files import LEFTOVER, leftovers, publish, remove
 
 NAME = re.compile(r"step_(\d{8,})")
 AVERAGE = "ema.safetensors"
@@ -56,7 +56,7 @@ def save_checkpoint(
         return
     unfinished = folder / f"{LEFTOVER}{path.name}"
     if accelerator.is_main_process:
-        for leftover in folder.glob(f"{LEFTOVER}*"):
+        for leftover in leftovers(folder):
             remove(leftover)
         unfinished.mkdir(parents=True)
     accelerator.wait_for_everyone()

@@ -7,9 +7,19 @@ from pathlib import Path
 LEFTOVER = ".tmp-"  # prefix of everything unfinished
 
 
+def beside(path: Path) -> Path:
+    """Where this process writes what is to become `path`; another one writes elsewhere."""
+    return path.with_name(f"{LEFTOVER}{os.getpid()}-{path.name}")
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """What killed processes left unfinished in a folder; none if it is missing."""
+    return sorted(folder.glob(f"{LEFTOVER}*"))
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one step: write beside it, flush to the disk, rename."""
-    unfinished = path.with_name(LEFTOVER + path.name)
+    unfinished = beside(path)
     with unfinished.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

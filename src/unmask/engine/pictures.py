@@ -3,7 +3,7 @@
 import torch
 
 from unmask.data import EvaluationLoader, Subset, normalise
-from unmask.engine.files import LEFTOVER
+from unmask.engine.files import beside
 from unmask.engine.setup import Job
 from unmask.visualize import reconstruction_strip
 
@@ -11,7 +11,8 @@ IMAGES = 8
 
 
 def save_strip(job: Job, step: int) -> None:
-    """Write `images/step_XXXXXXXX.png`: what the method makes of eight images, evenly spread over the data.
+    """Write `images/step_XXXXXXXX.png`: what the method makes of eight images, evenly spread over the data;
+    nothing if it makes no pictures.
 
     The state of the random generators stays as it is: a run with other pictures, or none, trains alike.
     """
@@ -35,8 +36,10 @@ def save_strip(job: Job, step: int) -> None:
             torch.manual_seed(job.recipe.seed)
             mask = job.result.draw(images)
             picture = reconstruction_strip(job.result, images, mask, mean=job.mean, std=job.std)
+        if picture is None:
+            return
         path = job.folder / "images" / f"step_{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
-        unfinished = path.with_name(LEFTOVER + path.name)
+        unfinished = beside(path)
         picture.save(unfinished)
         unfinished.replace(path)
