@@ -278,3 +278,10 @@ def test_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
     with pytest.raises(UserError, match=r"cannot be fetched.*random:vit_tiny_patch16_224"):
         load_encoder("vit_tiny_patch16_224", image_size=(32, 32))
+
+
+def test_export_of_a_missing_folder_asks_for_a_run(tmp_path: Path) -> None:
+    for missing in (tmp_path / "run", str(tmp_path / "run"), "vit_base_patch16_224"):
+        with pytest.raises(UserError, match="There is no run folder") as error:
+            export(missing, to="timm")
+        assert "timm name" not in str(error.value)

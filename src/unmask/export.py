@@ -18,7 +18,7 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from unmask.encoders import Encoder
-from unmask.engine.files import LEFTOVER, flush, write_text
+from unmask.engine.files import LEFTOVER, beside, flush, write_text
 from unmask.errors import UserError
 from unmask.load import FORMAT, WEIGHTS, is_path, load_encoder, read_card
 
@@ -96,7 +96,7 @@ def export(run: str | Path, *, to: str, out: str | Path | None = None) -> Path:
     """
     if to not in FORMATS:
         raise UserError(f"Cannot export to {to!r}; possible are {' and '.join(FORMATS)}.")
-    if not is_path(run):
+    if not is_path(run) or not Path(run).expanduser().exists():
         raise UserError(f"There is no run folder {run}; give one that a pre-training wrote.")
     weights, card = read_card(run)
     encoder = load_encoder(run)
@@ -122,7 +122,7 @@ def export(run: str | Path, *, to: str, out: str | Path | None = None) -> Path:
 
 def _put(path: Path, write: Callable[[Path], object]) -> None:
     """Have `write` fill a file beside `path`, then put it in place: readers see the old or the new one."""
-    unfinished = path.with_name(LEFTOVER + path.name)
+    unfinished = beside(path)
     try:
         write(unfinished)
         flush(unfinished)

@@ -97,8 +97,9 @@ def test_folder_that_is_no_run_is_never_touched(data: Path, tmp_path: Path, opti
 def test_empty_folder_and_leftovers_of_a_killed_start_are_no_hindrance(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
-    (out / ".tmp-recipe.json").write_text("{")
+    (out / ".tmp-1-recipe.json").write_text("{")
     assert run(data, out, steps=2).step == 2
+    assert not list(out.glob(".tmp-*"))
 
 
 def test_out_must_be_a_folder_that_can_be_written(data: Path, tmp_path: Path) -> None:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from unmask.engine.checkpoint import State, checkpoints, read_state
-from unmask.engine.files import LEFTOVER, remove
+from unmask.engine.files import leftovers, remove
 from unmask.errors import UserError
 from unmask.recipes.base import Recipe
+from unmask.runs import read_recipe
 
 # Everything that a run makes, and what was made of it; nothing else is ever deleted.
 MADE = (
@@ -71,11 +70,10 @@ def saved_recipe(folder: Path, *, resume: bool, overwrite: bool) -> Recipe | Non
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; give the name of a folder that is to be made")
     _require_writable(folder)
-    content = [path for path in folder.iterdir() if not _is_leftover(path)] if folder.is_dir() else []
-    if not content:
+    content = set(folder.iterdir()) if folder.is_dir() else set()
+    if not content.difference(leftovers(folder)):
         return None
-    recipe = folder / "recipe.json"
-    if not recipe.is_file():
+    if not (folder / "recipe.json").is_file():
         raise UserError(
             f"--out {folder} holds files but no run (no recipe.json); give another folder, or empty this one"
         )
@@ -86,10 +84,7 @@ def saved_recipe(folder: Path, *, resume: bool, overwrite: bool) -> Recipe | Non
             f"--out {folder} holds a run already. Go on with it: --resume. Delete it and start anew: "
             "--overwrite. Or give another folder."
         )
-    try:
-        return Recipe.from_json(recipe)
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise UserError(f"{recipe} cannot be read, so the run cannot go on: {error}") from error
+    return read_recipe(folder)
 
 
 def continued(
@@ -158,13 +153,15 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def clear(folder: Path) -> None:
     """Delete a run from its folder: what a run makes, and nothing else that lies there. The recipe goes last,
     so that the folder stays a run's until all else is gone."""
-    leftovers = [path for path in folder.iterdir() if _is_leftover(path)]
-    for path in [*leftovers, *(folder / name for name in reversed(MADE + MADE_OF_IT))]:
+    tidy(folder)
+    for name in reversed(MADE + MADE_OF_IT):
+        remove(folder / name)
+
+
+def tidy(folder: Path) -> None:
+    """Delete what killed processes left unfinished; among checkpoints, `save_checkpoint` does so."""
+    for path in [*leftovers(folder), *leftovers(folder / "images")]:
         remove(path)
-
-
-def _is_leftover(path: Path) -> bool:
-    return path.name.startswith(LEFTOVER)
 
 
 def _require_writable(folder: Path) -> None:

@@ -26,7 +26,7 @@ from unmask.engine.machine import (
     make_accelerator,
 )
 from unmask.engine.optim import build_optimiser, build_scheduler, total_steps
-from unmask.engine.run import clear
+from unmask.engine.run import clear, tidy
 from unmask.errors import UserError
 from unmask.methods.base import Method
 from unmask.recipes.base import Recipe
@@ -165,6 +165,7 @@ def make_folder(job: Job, *, overwrite: bool) -> None:
     if overwrite and job.folder.exists():
         clear(job.folder)
     job.folder.mkdir(parents=True, exist_ok=True)
+    tidy(job.folder)
     write_text(job.folder / "recipe.json", job.recipe.to_json())
     write_text(job.folder / "environment.json", json.dumps(job.environment, indent=2) + "\n")
 
