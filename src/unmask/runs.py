@@ -16,7 +16,7 @@ from unmask.data import Source
 from unmask.engine.checkpoint import AVERAGE, checkpoints
 from unmask.errors import UserError
 from unmask.methods import Method
-from unmask.recipes.base import Recipe
+from unmask.recipes.base import Recipe, explain
 from unmask.recipes.build import build_method
 
 Line = Mapping[str, Any]
@@ -124,11 +124,9 @@ def read_recipe(run: Path) -> Recipe:
     try:
         return Recipe.from_json(path)
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise UserError(
-            f"{path} is no recipe that this version can read: {place}: {problem['msg']}"
-        ) from error
+        raise UserError(f"{path} is no recipe that this version can read: {explain(error)}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is damaged: it is no text ({error.reason})") from error
 
 
 def load_method(run: Path, recipe: Recipe | None = None) -> Method:

@@ -50,7 +50,7 @@ def _sentences(recipe: Line, log: Log, data: str, machine: str) -> Iterable[str]
     last, total = log.steps[-1]["step"], number(facts, "steps")
     of_total = f" of {total:,.0f}" if total and last < total else ""
     epochs = f" ({epoch:.3g} epochs)" if (epoch := number(log.steps[-1], "epoch")) else ""
-    seconds = f" in {_duration(log.seconds)}" if log.seconds else ""
+    seconds = f" in {as_duration(log.seconds)}" if log.seconds else ""
     seen = images_seen(recipe, log)
     yield f"It took {last:,}{of_total} steps{epochs} and saw {seen:,} images{seconds}{machine}."
     losses = log.numbers("loss")
@@ -90,9 +90,9 @@ def warnings(log: Log) -> Iterable[str]:
     if lost:
         trained = log.steps[-1]["step"] if log.steps else lost
         yield (
-            f"In {lost:,} of {trained:,} steps the loss or its gradient was not a finite number; the weights were "
-            "left alone there. If it happens often, a lower learning rate, gradient clipping (optim.clip=1) or "
-            "--precision fp32 helps."
+            f"In {lost:,} of {trained:,} steps the loss or its gradient was not a finite number; the weights "
+            "were left alone there. If it happens often, a lower learning rate, gradient clipping "
+            "(optim.clip=1) or --precision fp32 helps."
         )
     bad = log.all("bad_image")
     if bad:
@@ -120,12 +120,12 @@ def tiles(recipe: Line, log: Log) -> Iterable[dict[str, str]]:
     now = "Final loss" if log.status == "finished" else "Loss now"
     yield _tile(now, final, f"first {losses[0]:.4g}" if losses else "")
     yield _tile("Images seen", _short(seen), f"{seen / images:.3g} × the data set" if images else "")
-    time = _duration(log.seconds) if log.seconds else "–"
+    time = as_duration(log.seconds) if log.seconds else "–"
     last = log.steps[-1]["step"]
     yield _tile("Training time", time, f"{last:,} {'step' if last == 1 else 'steps'}")
     yield _tile("Images a second", _short(median(speeds)) if speeds else "–", "median")
     yield _tile("Waiting for data", "–" if share is None else f"{share:.1%}", "of the time")
-    yield _tile("Peak memory", _memory(max(memory)) if memory else "–", "")
+    yield _tile("Peak memory", as_memory(max(memory)) if memory else "–", "")
     yield _tile("Bad pictures", f"{bad:,}", "skipped" if bad else "none skipped")
     evaluations = log.all("evaluation")
     if evaluations:
@@ -178,11 +178,13 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _memory(megabytes: float) -> str:
+def as_memory(megabytes: float) -> str:
+    """Megabytes for people."""
     return f"{megabytes / 1024:.3g} GB" if megabytes >= 1024 else f"{megabytes:.0f} MB"
 
 
-def _duration(seconds: float) -> str:
+def as_duration(seconds: float) -> str:
+    """Seconds for people."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,12 +1,13 @@
 """The line that says how a run is doing: kept up to date on a terminal, elsewhere printed now and then."""
 
 import time
-from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from unmask.summary import as_duration, as_memory
 
 BETWEEN_PRINTS = 10.0  # seconds, where the output is no terminal
 BETWEEN_UPDATES = 0.2  # seconds, on a terminal
@@ -50,7 +51,7 @@ class ProgressLine:
 
     def rates(self, *, images_per_s: float, data_wait: float, memory_mb: float) -> None:
         """What is only measured now and then."""
-        self._rates = f"  {images_per_s:,.0f} images/s  data wait {data_wait:.0%}  {_memory(memory_mb)}"
+        self._rates = f"  {images_per_s:,.0f} images/s  data wait {data_wait:.0%}  {as_memory(memory_mb)}"
 
     def step(self, step: int, loss: float) -> None:
         """One more step is done."""
@@ -62,16 +63,8 @@ class ProgressLine:
             return
         self._next = now + (BETWEEN_PRINTS if self._bar is None else BETWEEN_UPDATES)
         left = (now - self._start) / (step - self._first) * (self._total - step)
-        text = f"step {step:,}/{self._total:,}  loss {self._loss:.4f}{self._rates}  left {_duration(left)}"
+        text = f"step {step:,}/{self._total:,}  loss {self._loss:.4f}{self._rates}  left {as_duration(left)}"
         if self._bar is None:
             self.say(text)
         else:
             self._bar.update(self._task, description=text, completed=step, refresh=True)
-
-
-def _memory(megabytes: float) -> str:
-    return f"{megabytes / 1024:.1f} GB" if megabytes >= 1024 else f"{megabytes:.0f} MB"
-
-
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

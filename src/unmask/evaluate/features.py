@@ -44,11 +44,7 @@ def features_of(
         if layer is None:
             return features.pooled(pool)
         state = features.taps[0]
-        if pool == "cls":
-            return state[:, 0]
-        # Stages of a Swin have no prefix tokens, and more positions the earlier they are.
-        prefix = state.shape[1] - features.patches.shape[1] if encoder.grid == encoder.feature_grid else 0
-        return state[:, prefix:].mean(1)
+        return state[:, 0] if pool == "cls" else state[:, encoder.prefix :].mean(1)
 
     return vectors
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from unmask.encoders import Encoder, create_encoder
-from unmask.errors import UserError
 from unmask.evaluate.features import PIXELS_SIDE, Extractor, features_of, pixels
 from unmask.load import RANDOM, is_path, load_encoder, read_card, resized
-from unmask.recipes.base import Choice, Recipe
+from unmask.recipes.base import Choice
 from unmask.recipes.build import build_encoder
+from unmask.runs import read_recipe
 
 PIXELS = "pixels"
 
@@ -103,12 +103,7 @@ def untrained(subject: Subject, *, seed: int) -> Subject:
 def _untrained(subject: Subject) -> Encoder:
     assert subject.encoder is not None
     if subject.run is not None:
-        try:
-            recipe = Recipe.from_json(subject.run / "recipe.json")
-        except ValueError as error:
-            raise UserError(
-                f"{subject.run / 'recipe.json'} is not a recipe of this version: {error}"
-            ) from error
+        recipe = read_recipe(subject.run)
         options = {**recipe.encoder.options, "pretrained": False}
         return build_encoder(
             recipe.model_copy(update={"encoder": Choice(name=recipe.encoder.name, **options)})
