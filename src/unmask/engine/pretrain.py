@@ -189,8 +189,6 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
         # Processes stop at the same step: what counts is what all of them saw in its outcome.
         told = outcome.signal or (stop.signal or 0 if job.accelerator.num_processes == 1 else 0)
     stop.signal = told or stop.signal
-    if state.step == job.total and state.loss is not None and not math.isfinite(state.loss):
-        raise UserError(_diverged(f"in the last step, {state.step:,}"))
 
 
 def update(job: Job, views: Mapping[str, UInt8[Tensor, "B C H W"]], *, signal: int | None = None) -> Outcome:
