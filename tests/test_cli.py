@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
+import unmask as unmask_package
 from unmask import cli
 from unmask.masking import Mask
 from unmask.methods import MAE
@@ -118,6 +119,10 @@ def test_export_reconstruct_and_report(run: Path, photos: Path, tmp_path: Path) 
     assert unmask("report", run).stdout.strip() == str(run / "report.html")
 
 
+def test_version() -> None:
+    assert unmask("--version").stdout == f"unmask {unmask_package.__version__}\n"
+
+
 def test_list_and_show() -> None:
     assert unmask("list", "methods").stdout.splitlines()[0].startswith("mae")
     assert "simmim_swin_base_800ep" in unmask("list", "recipes").stdout
@@ -136,6 +141,10 @@ def test_list_and_show() -> None:
         (["pretrain", "mae", "--data", "/nowhere", "--out", "{tmp}/r"], "/nowhere"),
         (["pretrain", "maee", "--data", "{photos}", "--out", "{tmp}/r"], "did you mean mae"),
         (["pretrain", "mae", "--data", "{photos}", "--out", "{tmp}/r", "mask_ratio"], "KEY=VALUE"),
+        (["pretrain", "mae", "--data", "{photos}", "--out", "{tmp}/r", "mask_ratio=1"], "method.mask_ratio?"),
+        (["pretrain", "mae", "--data", "{photos}", "--out", "{photos}/r"], "lies inside the data"),
+        (["pretrain", "mae", "--data", "{photos}", "--out", "/proc/r"], "cannot be made"),
+        (["list", "encoders", "zzz"], "has 'zzz' in its name"),
         (
             ["pretrain", "mae", "--data", "{photos}", "--out", "{tmp}/r", "method.mask_rato=1"],
             "did you mean 'mask_ratio'",

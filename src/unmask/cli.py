@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from unmask import __version__
 from unmask.errors import UserError
 from unmask.options import (
     Baselines,
@@ -71,17 +72,20 @@ def key_values(settings: list[str]) -> dict[str, str]:
     return pairs
 
 
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"unmask {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=show_version)
+    ] = False,
 ) -> None:
     """Options before the command; `main` looks for --debug itself."""
-    if version:
-        from unmask import __version__
-
-        typer.echo(f"unmask {__version__}")
-        raise typer.Exit
 
 
 @app.command()
@@ -229,7 +233,10 @@ def list_names(
     from unmask.listing import listing
 
     console = Console()
-    for name, summary in listing(what, pattern):
+    found = list(listing(what, pattern))
+    if not found:
+        raise UserError(f"none of the {what} has {pattern!r} in its name; `unmask list {what}` shows all")
+    for name, summary in found:
         console.print(
             f"[bold]{name}[/]  {escape(summary)}" if summary else name, highlight=False, soft_wrap=True
         )

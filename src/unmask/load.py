@@ -12,6 +12,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor
 
 from unmask.encoders import ENCODERS, Encoder, create_encoder
+from unmask.encoders.base import ImageSize, height_and_width
 from unmask.errors import UserError
 
 FORMAT = 1
@@ -22,7 +23,7 @@ RANDOM = "random:"
 def load_encoder(
     path_or_name: str | Path,
     *,
-    image_size: tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     channels: int | None = None,
 ) -> Encoder:
     """An encoder in eval mode, on the CPU.
@@ -40,6 +41,8 @@ def load_encoder(
     Raises:
         UserError: nothing there, an unknown name, damaged or foreign weights, weights that cannot be fetched.
     """
+    if image_size is not None:
+        image_size = height_and_width(image_size)
     if not is_path(path_or_name):
         return _named(str(path_or_name), image_size, channels)
     weights, card = read_card(path_or_name)

@@ -152,7 +152,7 @@ def test_parse_value(text: str, value: object) -> None:
         ("mae", {"overrides": {"method.mask_ratio": 1.5}}, "strictly between 0 and 1"),
         ("mae", {"overrides": {"optim.lrr": 1}}, "Did you mean optim.lr"),
         ("mae", {"overrides": {"optm.lr": 1}}, "Did you mean optim.lr"),
-        ("mae", {"overrides": {"lr": 1}}, "there is no setting 'lr'"),
+        ("mae", {"overrides": {"lr": 1}}, "there is no setting 'lr'. Did you mean optim.lr"),
         ("mae", {"batch_size": -1}, "optim.batch_size=-1"),
         ("mae", {"overrides": {"data.crop_scale": [0.9, 0.5]}}, "from a positive low to a high value"),
         ("mae", {"overrides": {"data.mean": [0.5]}}, "mean has 1 values for images of 3 channels"),
@@ -176,6 +176,25 @@ def test_parse_value(text: str, value: object) -> None:
 def test_mistakes_are_explained(name: str, changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_method(resolve_recipe(name, **changes))
+
+
+def test_a_recipe_says_all_that_decides_the_result() -> None:
+    assert resolve_recipe("mae").method.options["mask_ratio"] == 0.75
+    assert resolve_recipe("simmim", overrides={"method.mask_size": 64}).method.options == {
+        "mask_ratio": 0.6,
+        "mask_size": 64,
+        "local_window": None,
+    }
+
+
+def test_a_square_size_is_one_number() -> None:
+    assert resolve_recipe("mae", image_size=64).data.image_size == (64, 64)
+
+
+def test_a_run_folder_stands_for_its_recipe(tmp_path: Path) -> None:
+    recipe = resolve_recipe("mae", image_size=64)
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    assert resolve_recipe(str(tmp_path)) == recipe
 
 
 def test_a_broken_recipe_file_is_explained(tmp_path: Path) -> None:

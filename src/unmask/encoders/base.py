@@ -11,6 +11,13 @@ from torch.utils.checkpoint import checkpoint
 
 from unmask.masking import Mask
 
+ImageSize = int | tuple[int, int]
+
+
+def height_and_width(size: ImageSize) -> tuple[int, int]:
+    """Both sides of an image, of which a single number is a square."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
@@ -122,7 +129,7 @@ class Encoder(nn.Module, ABC):
     def _tap_indices(self, take: Sequence[int]) -> list[int]:
         for index in take:
             if not -self.depth <= index < self.depth:
-                raise ValueError(f"take={index}: this encoder has {self.depth} blocks, 0 to {self.depth - 1}")
+                raise ValueError(f"there is no block {index}: this encoder has blocks 0 to {self.depth - 1}")
         return [index % self.depth for index in take]
 
     def _run(self, block: Callable[..., Tensor], x: Tensor, **inputs: Any) -> Tensor:

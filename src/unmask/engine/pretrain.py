@@ -16,13 +16,14 @@ from torch.nn.utils import get_total_norm
 
 from unmask import __version__
 from unmask.data import Source, open_source
+from unmask.encoders.base import ImageSize
 from unmask.engine.checkpoint import State, checkpoints, load_checkpoint, save_checkpoint
 from unmask.engine.log import RunLog, is_logged
 from unmask.engine.machine import Machine, attention, peak_memory_mb
 from unmask.engine.measure import Outcome, Speed, to_host
 from unmask.engine.pictures import save_strip
 from unmask.engine.progress import ProgressLine
-from unmask.engine.run import Run, continued, require_same, saved_recipe, saved_state
+from unmask.engine.run import Run, continued, require_apart, require_same, saved_recipe, saved_state
 from unmask.engine.setup import Job, make_folder, prepare
 from unmask.engine.signals import StopRequest
 from unmask.errors import UserError
@@ -42,7 +43,7 @@ def pretrain(
     data: str | Path | Source,
     out: str | Path,
     encoder: str | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -87,6 +88,7 @@ def pretrain(
     folder = Path(out)
     saved = saved_recipe(folder, resume=resume, overwrite=overwrite)
     source = data if isinstance(data, Source) else open_source(data)
+    require_apart(folder, source)
     name, encoder = continued(saved, method_or_recipe, encoder)
     options: dict[str, Any] = {"images": len(source), "image_size": image_size, "seed": seed, "lr": lr}
     options |= {"epochs": epochs, "steps": steps, "batch_size": batch_size, "overrides": overrides}

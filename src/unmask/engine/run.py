@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unmask.data import Source
 from unmask.engine.checkpoint import State, checkpoints, read_state
 from unmask.engine.files import leftovers, remove
 from unmask.errors import UserError
@@ -85,6 +86,16 @@ def saved_recipe(folder: Path, *, resume: bool, overwrite: bool) -> Recipe | Non
             "--overwrite. Or give another folder."
         )
     return read_recipe(folder)
+
+
+def require_apart(folder: Path, source: Source) -> None:
+    """The run's pictures must not become training data."""
+    place = Path(str(source))
+    if place.is_dir() and folder.resolve().is_relative_to(place.resolve()):
+        raise UserError(
+            f"--out {folder} lies inside the data, {place}: its pictures would be trained on. Give a folder "
+            "elsewhere."
+        )
 
 
 def continued(

@@ -164,7 +164,10 @@ def make_folder(job: Job, *, overwrite: bool) -> None:
     """The run's folder, with the recipe and the machine that it runs on."""
     if overwrite and job.folder.exists():
         clear(job.folder)
-    job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {job.folder} cannot be made: {error.strerror or error}") from error
     tidy(job.folder)
     write_text(job.folder / "recipe.json", job.recipe.to_json())
     write_text(job.folder / "environment.json", json.dumps(job.environment, indent=2) + "\n")

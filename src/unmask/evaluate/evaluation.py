@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unmask.data import labels_of, open_splits
 from unmask.encoders import Encoder
+from unmask.encoders.base import ImageSize, height_and_width
 from unmask.engine.files import write_text
 from unmask.engine.machine import choose_device, cores, default_workers
 from unmask.errors import UserError
@@ -42,7 +43,7 @@ def evaluate(
     data: str | Path,
     pool: str = "mean",
     layer: int | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     batch_size: int = 64,
     device: str = "auto",
     workers: int | None = None,
@@ -87,10 +88,11 @@ def evaluate(
     start = time.perf_counter()
     _check_options(kind, options)
     device = choose_device(device)
+    size = None if image_size is None else height_and_width(image_size)
     target = None if json is None else _writable(json)
     train, validation = open_splits(data)
     classes = labels_of(train)[1]
-    subject = find_subject(run_or_name, image_size=image_size, seed=seed)
+    subject = find_subject(run_or_name, image_size=size, seed=seed)
     extractors = {OWN: subject.extractor(pool=pool, layer=layer, device=device)}
     if baselines:
         extractors |= _baselines(subject, pool=pool, layer=layer, device=device, seeds=baseline_seeds)

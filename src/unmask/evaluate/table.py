@@ -16,8 +16,8 @@ def scores_table(subject: str, results: Sequence[Mapping[str, Any]]) -> Table:
         results: what `evaluate` returned, of one encoder and one data set.
     """
     images = results[0]["validation"]["images"]
-    table = Table(caption=f"top-1 accuracy on {images:,} validation images", caption_justify="left")
-    table.add_column("features")
+    table = Table()
+    table.add_column(f"top-1 on {images:,} validation images", no_wrap=True)
     rows: dict[str, list[str]] = {}
     for result in results:
         table.add_column(NAMES[result["kind"]], justify="right")

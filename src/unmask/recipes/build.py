@@ -10,7 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from unmask.encoders import Encoder, create_encoder
 from unmask.errors import UserError
 from unmask.methods import METHODS, Method
-from unmask.recipes.base import Recipe
+from unmask.recipes.base import Choice, Recipe
 
 # Encoder options that follow from something else.
 DECIDED = {
@@ -61,17 +61,28 @@ def build_method(recipe: Recipe) -> Method:
         raise UserError(str(error)) from error
 
 
+def options_of(target: Callable[..., Any]) -> dict[str, Any]:
+    """The options of a method: the keyword-only parameters of its constructor, with their defaults."""
+    parameters = inspect.signature(target).parameters.values()
+    return {one.name: one.default for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def with_defaults(recipe: Recipe) -> Recipe:
+    """The recipe with every option of its method written out, so that it says all that decides the result."""
+    method = METHODS.get(recipe.method.name)
+    if method is None:
+        return recipe  # named when it is built
+    options = options_of(method) | recipe.method.options
+    return recipe.model_copy(update={"method": Choice(name=recipe.method.name, **options)})
+
+
 def check_options(target: Callable[..., Any], name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options checked against the keyword parameters of `target`, values converted to their types.
 
     Raises:
         UserError: an unknown option (with the nearest known one) or a value of the wrong type.
     """
-    known = {
-        parameter.name
-        for parameter in inspect.signature(target).parameters.values()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
+    known = options_of(target)
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
     checked = {}
     for key, value in options.items():

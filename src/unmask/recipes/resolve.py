@@ -8,9 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from unmask.encoders.base import ImageSize, height_and_width
 from unmask.errors import UserError
+from unmask.methods import METHODS
 from unmask.recipes import DEFAULTS, RECIPES
 from unmask.recipes.base import Choice, Recipe, explain
+from unmask.recipes.build import options_of, with_defaults
 
 SECTIONS = ("method", "encoder", "data", "optim", "schedule", "checkpoint")
 IMAGES_IN_A_DEFAULT_RUN = 4_000_000  # seen in a default run, as far as the bounds on epochs allow
@@ -23,7 +26,7 @@ def resolve_recipe(
     *,
     images: int | None = None,
     encoder: str | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -50,7 +53,7 @@ def resolve_recipe(
     if is_default and images is not None:
         changes |= _fit_to(images, batch_size, epochs)
     explicit = {
-        "data.image_size": image_size,
+        "data.image_size": None if image_size is None else height_and_width(image_size),
         "optim.batch_size": batch_size,
         "optim.lr": lr,
         "schedule.epochs": epochs,
@@ -79,7 +82,7 @@ def resolve_recipe(
     if data["encoder"].get("pretrained") and data["data"]["mean"] is data["data"]["std"] is None:
         data["data"] |= _published_statistics(data["encoder"]["name"], data["data"]["channels"])
     try:
-        return Recipe.model_validate(data)
+        return with_defaults(Recipe.model_validate(data))
     except ValidationError as error:
         raise UserError(explain(error)) from error
 
@@ -93,6 +96,8 @@ def _find(name: str | Recipe, encoder: str | None) -> tuple[Recipe, bool]:
     if name in RECIPES:
         return RECIPES[name](), False
     path = Path(name)
+    if (path / "recipe.json").is_file():  # a run folder
+        path = path / "recipe.json"
     if path.suffix == ".json" or path.is_file():
         if not path.is_file():
             raise UserError(
@@ -104,7 +109,7 @@ def _find(name: str | Recipe, encoder: str | None) -> tuple[Recipe, bool]:
             raise UserError(f"{name} is no recipe: {explain(error)}") from error
     names = [*DEFAULTS, *RECIPES]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    hint = f"; did you mean {', '.join(near)}?" if near else "."
     raise UserError(
         f"no method or recipe is called {name!r}{hint} Methods: {', '.join(DEFAULTS)}; "
         "`unmask list recipes` shows the published runs."
@@ -149,8 +154,8 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
     """Change one dotted key of a dumped recipe, in place."""
     section, _, name = key.partition(".")
     if section not in SECTIONS or not name:
-        near = difflib.get_close_matches(section, SECTIONS, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]}.{name or '...'}?" if near else ""
+        meant = _near(key)
+        hint = f" Did you mean {meant}?" if meant else ""
         raise UserError(
             f"there is no setting {key!r}.{hint} Settings are {', '.join(f'{s}.NAME' for s in SECTIONS)}."
         )
@@ -161,3 +166,18 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
         hint = f" Did you mean {section}.{near[0]}?" if near else ""
         raise UserError(f"{section} has no setting {name!r}.{hint} It has {', '.join(field.model_fields)}.")
     data[section][name] = value
+
+
+def _near(key: str) -> str | None:
+    """The setting that a person may have meant, by the name of its section or by its own."""
+    section, _, name = key.partition(".")
+    sections = difflib.get_close_matches(section, SECTIONS, n=1, cutoff=0.6) if name else []
+    if sections:
+        return f"{sections[0]}.{name}"
+    known = {option: f"method.{option}" for method in METHODS.values() for option in options_of(method)}
+    for part in ("checkpoint", "schedule", "optim", "data"):
+        field = Recipe.model_fields[part].annotation
+        assert isinstance(field, type) and issubclass(field, BaseModel)
+        known |= {option: f"{part}.{option}" for option in field.model_fields}
+    close = difflib.get_close_matches(section, known, n=1, cutoff=0.6)
+    return known[close[0]] if close else None
