@@ -1,7 +1,10 @@
 """Shapes are checked at run time in the tests: every annotated tensor of the parts and the methods."""
 
 import os
+import signal
 
+# A shell starts programs in the background with Ctrl-C ignored; the tests of it need it as it is elsewhere.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads would cost more than they bring
 
 from jaxtyping import install_import_hook
