@@ -7,7 +7,7 @@ import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads would cost more than they bring
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402 - torch reads the environment when it is imported
 
 CHECKED = ["unmask.masking", "unmask.patches", "unmask.decoders", "unmask.encoders", "unmask.methods"]
 

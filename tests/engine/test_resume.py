@@ -186,7 +186,7 @@ def test_resume_of_a_finished_run_changes_nothing(data: Path, tmp_path: Path) ->
     [
         ({"steps": STEPS + 1}, "schedule.steps is 3, not 25"),
         ({"lr": 0.5}, "optim.lr is None, not 0.5"),
-        ({"overrides": {"method.mask_ratio": 0.5}}, "method.mask_ratio is not set, not 0.5"),
+        ({"overrides": {"method.mask_ratio": 0.5}}, "method.mask_ratio is 0.75, not 0.5"),
         ({"seed": 7}, "seed is 0, not 7"),
     ],
 )
