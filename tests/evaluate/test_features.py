@@ -60,7 +60,7 @@ def test_wrong_choices_fail_before_any_image_is_read() -> None:
         features_of(tiny_encoder("vit"), pool="max")
     with pytest.raises(UserError, match="cannot pool by 'cls'"):
         features_of(tiny_encoder("swin"), pool="cls")
-    with pytest.raises(UserError, match="2 blocks"):
+    with pytest.raises(UserError, match="there is no block 2"):
         features_of(tiny_encoder("vit"), layer=2)
 
 
