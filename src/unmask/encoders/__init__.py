@@ -97,7 +97,7 @@ def create_encoder(
                 f"{type(error).__name__}. Go online once, name a model that has weights, or start from "
                 "random ones (encoder.pretrained=false)."
             ) from error
-        if not isinstance(error, AssertionError | ValueError | ZeroDivisionError):
+        if not isinstance(error, AssertionError | ValueError | ZeroDivisionError | RuntimeError):
             raise
         raise UserError(f"timm cannot build {name} with {options or 'these options'}: {error}") from error
     if type(model) is not family or not isinstance(model.patch_embed, PatchEmbed):
