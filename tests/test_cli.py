@@ -19,14 +19,8 @@ from unmask.masking import Mask
 from unmask.methods import MAE
 
 TINY = ["--encoder", "vit_tiny_patch16_224", "--image-size", "32", "--batch-size", "8", "--workers", "0"]
-TINY += [
-    "--device",
-    "cpu",
-    "encoder.embed_dim=48",
-    "encoder.depth=2",
-    "encoder.num_heads=3",
-    "encoder.patch_size=8",
-]
+TINY += ["--device", "cpu", "encoder.embed_dim=48", "encoder.depth=2"]
+TINY += ["encoder.num_heads=3", "encoder.patch_size=8"]
 TINY += ["method.decoder_dim=32", "method.decoder_depth=1", "method.decoder_heads=2"]
 
 
@@ -188,6 +182,18 @@ def test_mistakes_are_explained(
 def test_a_mistake_in_a_real_process() -> None:
     done = unmask("pretrain", "mae", "--data", "/nowhere", "--out", "r")
     assert done.returncode == 2 and done.stderr.startswith("Error: ") and "Traceback" not in done.stderr
+
+
+def test_no_memory_is_a_mistake_with_a_way_out(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def forward(self: MAE, images: Tensor) -> dict[str, Tensor]:
+        return {"loss": images.new_empty(2**60).sum()}  # more than any machine has
+
+    monkeypatch.setattr(MAE, "forward", forward)
+    command = ["pretrain", "mae", "--data", str(photos / "train"), "--out", str(tmp_path / "run")]
+    error = refused([*command, "--steps", "2", *TINY], monkeypatch, capfd)
+    assert "out of memory" in error and "--batch-size" in error
 
 
 def test_debug_shows_the_traceback() -> None:

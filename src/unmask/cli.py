@@ -272,6 +272,21 @@ def demo(
         raise typer.Exit(code)
 
 
+def fail(message: str, *, debug: bool) -> NoReturn:
+    """Say what is wrong, and exit with code 2."""
+    if debug:
+        traceback.print_exc()
+    Console(stderr=True).print(f"[bold red]Error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(2)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, or the machine itself, had no memory left for a tensor."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return should_reduce_batch_size(error)
+
+
 def main() -> NoReturn:
     """Entry point; a person's mistake is one sentence and exit code 2."""
     # Where other programs use the processor too, threads that spin while they wait for each other make a step
@@ -282,12 +297,15 @@ def main() -> NoReturn:
     try:
         app(arguments)
     except UserError as error:
-        if debug:
-            traceback.print_exc()
-        Console(stderr=True).print(
-            f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+        fail(str(error), debug=debug)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        fail(
+            f"out of memory: {str(error).splitlines()[0]} Use a smaller --batch-size (or "
+            "optim.accumulate=2, which cuts the batch in two), a smaller --image-size, or --checkpointing.",
+            debug=debug,
         )
-        sys.exit(2)
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted.")
         sys.exit(130)
