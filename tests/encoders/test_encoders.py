@@ -13,23 +13,15 @@ from unmask.errors import UserError
 from unmask.masking import Mask, RandomMask
 
 SIZE = (64, 96)
-TILED = (64, 128)  # SwinV2 pads its windows since timm 1.0.31 only
-
-
-def size_for(name: str) -> tuple[int, int]:
-    return TILED if name == "swinv2" else SIZE
-
-
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
 
 
 @every_encoder
 def test_without_a_mask_it_is_the_timm_model(name: str) -> None:
-    size = size_for(name)
-    encoder = tiny_encoder(name, image_size=size, channels=4).eval()
+    encoder = tiny_encoder(name, image_size=SIZE, channels=4).eval()
     model = timm.create_model(**encoder.architecture).eval()
     model.load_state_dict(encoder.model.state_dict(), strict=True)
-    images = torch.randn(2, 4, *size)
+    images = torch.randn(2, 4, *SIZE)
     features, reference = encoder(images), model.forward_features(images)
     reference = reference.flatten(1, 2) if reference.ndim == 4 else reference
     prefix = reference.shape[1] - features.patches.shape[1]
@@ -41,9 +33,8 @@ def test_without_a_mask_it_is_the_timm_model(name: str) -> None:
 
 @every_encoder
 def test_the_token_stands_for_hidden_patches(name: str) -> None:
-    size = size_for(name)
-    encoder = tiny_encoder(name, image_size=size).eval()
-    images = torch.randn(2, 3, *size)
+    encoder = tiny_encoder(name, image_size=SIZE).eval()
+    images = torch.randn(2, 3, *SIZE)
     mask = RandomMask(ratio=0.5)(2, encoder.grid)
     token = torch.randn(1, 1, encoder.token_dim)
     hidden = mask.pixels(encoder.patch_size)
@@ -56,17 +47,16 @@ def test_the_token_stands_for_hidden_patches(name: str) -> None:
 
 @every_encoder
 def test_taps_and_pyramid(name: str) -> None:
-    size = size_for(name)
-    encoder = tiny_encoder(name, image_size=size).eval()
-    features = encoder(torch.randn(2, 3, *size), take=(0, -1))
+    encoder = tiny_encoder(name, image_size=SIZE).eval()
+    features = encoder(torch.randn(2, 3, *SIZE), take=(0, -1))
     first, last = features.taps
     assert len(first) == len(last) == 2
     if features.pyramid:
-        strides = [size[0] // level.shape[2] for level in features.pyramid]
+        strides = [SIZE[0] // level.shape[2] for level in features.pyramid]
         assert strides == [4, 8, 16, 32]
         assert torch.equal(features.pyramid[-1].flatten(2).mT, last)
     with pytest.raises(ValueError, match="0 to"):
-        encoder(torch.randn(2, 3, *size), take=(encoder.depth,))
+        encoder(torch.randn(2, 3, *SIZE), take=(encoder.depth,))
 
 
 @pytest.mark.parametrize("name", DROPPING)
