@@ -134,6 +134,34 @@ def test_blocks_are_exact_and_never_span_the_grid(grid: tuple[int, int]) -> None
     assert joined > 0.6
 
 
+@pytest.mark.parametrize("official", [False, True])
+def test_blocks_of_units_are_solid(official: bool) -> None:
+    sampler = BlockMask(ratio=0.5, unit=4, official=official)
+    torch.manual_seed(0)
+    mask = sampler(200, (24, 32))
+    cells = mask.hidden.view(-1, 6, 4, 8, 4)
+    assert torch.equal(cells.all(4).all(2), cells.any(4).any(2))
+    units = cells.any(4).any(2)
+    # The same random numbers on a grid of single patches give the same rectangles.
+    torch.manual_seed(0)
+    single = BlockMask(ratio=0.5, official=official)(200, (6, 8))
+    assert torch.equal(units.flatten(1), single.hidden)
+    assert mask.count == (None if official else 24 * 16)
+    assert mask.hidden.sum(1).max() == 24 * 16
+    with pytest.raises(ValueError, match="do not tile a grid of 6 x 6"):
+        BlockMask(ratio=0.5, unit=4).check((6, 6))
+
+
+def test_the_smallest_block_follows_the_grid() -> None:
+    """BEiT's 16 of 14 x 14, as a share: 3 of the 6 x 6 units of a SimMIM image."""
+    for grid, smallest in (((14, 14), 16), ((6, 6), 3), ((2, 2), 1)):
+        drawn = []
+        for sampler in (BlockMask(ratio=0.5), BlockMask(ratio=0.5, min_block=smallest)):
+            torch.manual_seed(0)
+            drawn.append(sampler(50, grid).hidden)
+        assert torch.equal(*drawn)
+
+
 def test_max_block_limits_each_rectangle() -> None:
     torch.manual_seed(0)
     sizes = [

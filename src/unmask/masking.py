@@ -168,32 +168,38 @@ class RandomMask:
     rounding: str = "nearest"
 
     def __call__(self, batch: int, grid: Grid, device: torch.device | str = "cpu") -> Mask:
-        rows, columns = self._units(grid)
+        rows, columns = _units(grid, self.unit)
         return self.from_noise(torch.rand(batch, rows * columns, device=device), grid)
 
     def check(self, grid: Grid) -> None:
         """Raise ValueError now, not at the first batch, if no such mask exists on `grid`."""
-        rows, columns = self._units(grid)
+        rows, columns = _units(grid, self.unit)
         hidden_count(rows * columns, self.ratio, self.rounding)
 
     def from_noise(self, noise: Float[Tensor, "B n"], grid: Grid) -> Mask:
         """The mask that follows from one number a unit: the largest are hidden (MAE's rule)."""
-        rows, columns = self._units(grid)
+        rows, columns = _units(grid, self.unit)
         count = hidden_count(rows * columns, self.ratio, self.rounding)
-        units = Mask.from_scores(noise, (rows, columns), count)
-        if self.unit == 1:
-            return units
-        hidden = rearrange(units.pixels(self.unit), "b 1 h w -> b (h w)")
-        return Mask.of(hidden, grid, count * self.unit**2)
+        return _in_patches(Mask.from_scores(noise, (rows, columns), count), self.unit)
 
-    def _units(self, grid: Grid) -> Grid:
-        if grid[0] % self.unit or grid[1] % self.unit:
-            raise ValueError(
-                f"masking units of {self.unit} x {self.unit} patches do not tile a grid of {grid[0]} x "
-                f"{grid[1]} patches. Choose an image size that the unit divides, or another unit "
-                "(method.mask_size)."
-            )
-        return grid[0] // self.unit, grid[1] // self.unit
+
+def _units(grid: Grid, unit: int) -> Grid:
+    """Rows and columns of the masking units that tile a grid of patches."""
+    if unit < 1 or grid[0] % unit or grid[1] % unit:
+        raise ValueError(
+            f"masking units of {unit} x {unit} patches do not tile a grid of {grid[0]} x {grid[1]} patches. "
+            "Choose an image size that the unit divides, or another unit (method.mask_size)."
+        )
+    return grid[0] // unit, grid[1] // unit
+
+
+def _in_patches(units: Mask, unit: int) -> Mask:
+    """A mask drawn on units, on the patches that they consist of."""
+    if unit == 1:
+        return units
+    hidden = rearrange(units.pixels(unit), "b 1 h w -> b (h w)")
+    grid = units.grid[0] * unit, units.grid[1] * unit
+    return Mask.ragged(hidden, grid) if units.count is None else Mask.of(hidden, grid, units.count * unit**2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,18 +242,23 @@ class BlockMask:
     v1: no top-up, so counts differ between images (mean 74.5 of 75) and the mask is ragged; drawn in Python,
     one image after the other.
 
+    Everything is counted in units of `unit` x `unit` patches: single patches in BEiT, squares of 16 or 32
+    pixels in SimMIM's ablation (table 1 there).
+
     Attributes:
-        count: patches to hide; or `ratio`, the share of them.
-        min_block: smallest rectangle in patches (BEiT's command line: 16 on its 14 x 14 grid).
-        max_block: largest rectangle in patches; None is no limit but the count.
+        count: units to hide; or `ratio`, the share of them.
+        min_block: smallest rectangle; None is the share of the grid that BEiT's command line sets, 16 of its
+            14 x 14.
+        max_block: largest rectangle; None is no limit but the count.
     """
 
     count: int | None = None
     ratio: float | None = None
-    min_block: int = 16
+    min_block: int | None = None
     max_block: int | None = None
     aspect: float = 0.3
     official: bool = False
+    unit: int = 1
 
     # Rectangles that may fail in a row, in all official generators.
     ATTEMPTS = 10
@@ -256,18 +267,27 @@ class BlockMask:
 
     def __post_init__(self) -> None:
         if (self.count is None) == (self.ratio is None):
-            raise ValueError("BlockMask needs either count (patches to hide) or ratio (share to hide)")
-        if self.min_block < 1 or not 0 < self.aspect <= 1:
+            raise ValueError("BlockMask needs either count (units to hide) or ratio (share to hide)")
+        if (self.min_block is not None and self.min_block < 1) or not 0 < self.aspect <= 1:
             raise ValueError(
                 f"BlockMask needs min_block >= 1 and aspect in (0, 1], not {self.min_block} and {self.aspect}"
             )
 
     def __call__(self, batch: int, grid: Grid, device: torch.device | str = "cpu") -> Mask:
-        count = self._count(grid)
+        units = _units(grid, self.unit)
         if self.official:
             generator = random.Random(int(torch.randint(2**62, ()).item()))
-            rows = [self.draw_official(generator, grid) for _ in range(batch)]
-            return Mask.ragged(torch.stack(rows).flatten(1).to(device), grid)
+            rows = [self.draw_official(generator, units) for _ in range(batch)]
+            return _in_patches(Mask.ragged(torch.stack(rows).flatten(1).to(device), units), self.unit)
+        return _in_patches(self._draw(batch, units, device), self.unit)
+
+    def check(self, grid: Grid) -> None:
+        """Raise ValueError now, not at the first batch, if no such mask exists on `grid`."""
+        self._count(_units(grid, self.unit))
+
+    def _draw(self, batch: int, grid: Grid, device: torch.device | str) -> Mask:
+        """Masks of exactly `count` units, on a grid of units."""
+        count = self._count(grid)
         hidden = torch.zeros(batch, grid[0] * grid[1], dtype=torch.bool, device=device)
         failures = torch.zeros(batch, 1, dtype=torch.long, device=device)
         for _ in range(self.ROUNDS):
@@ -288,17 +308,21 @@ class BlockMask:
         assert self.count is not None
         if not 0 < self.count < total:
             raise ValueError(
-                f"cannot hide {self.count} of {total} patches: between 1 and {total - 1} is possible"
+                f"cannot hide {self.count} of {total} units: between 1 and {total - 1} is possible"
             )
         return self.count
 
+    def _smallest(self, grid: Grid) -> int:
+        return self.min_block or max(1, round(16 / 196 * grid[0] * grid[1]))
+
     def _rectangles(self, hidden: Tensor, grid: Grid, count: int) -> tuple[Tensor, Tensor]:
-        """One rectangle an image (empty if it would span the grid) and the patches that it may add [B, 1]."""
+        """One rectangle an image (empty if it would span the grid) and the units that it may add [B, 1]."""
         height, width = grid
         uniform = torch.rand(len(hidden), 4, device=hidden.device).split(1, dim=1)
         room = (count - hidden.sum(1, keepdim=True)).clamp(max=self.max_block or count)
         # With less room than the smallest block the interval is reversed, as in the original.
-        area = self.min_block + (room - self.min_block) * uniform[0]
+        smallest = self._smallest(grid)
+        area = smallest + (room - smallest) * uniform[0]
         log_aspect = math.log(self.aspect) * (1 - 2 * uniform[1])
         tall = (area * log_aspect.exp()).sqrt().round().long()
         wide = (area / log_aspect.exp()).sqrt().round().long()
@@ -309,9 +333,9 @@ class BlockMask:
         return _rectangle(grid, top, left, bottom, left + wide), room
 
     def draw_official(self, generator: random.Random, grid: Grid) -> Bool[Tensor, "h w"]:
-        """One mask by BEiT v1's procedure, call by call the same random numbers.
+        """One mask on a grid of units by BEiT v1's procedure, call by call the same random numbers.
 
-        It may hide fewer patches than `count`.
+        It may hide fewer units than `count`.
         """
         hidden = torch.zeros(grid, dtype=torch.bool)
         count, done = self._count(grid), 0
@@ -324,10 +348,11 @@ class BlockMask:
         return hidden
 
     def _official_rectangle(self, generator: random.Random, hidden: Tensor, room: int) -> int:
-        """Hide one more rectangle in place; returns the patches that it added, 0 after ten failures."""
+        """Hide one more rectangle in place; returns the units that it added, 0 after ten failures."""
         height, width = hidden.shape
+        smallest = self._smallest((height, width))
         for _ in range(self.ATTEMPTS):
-            area = generator.uniform(self.min_block, room)
+            area = generator.uniform(smallest, room)
             aspect = math.exp(generator.uniform(math.log(self.aspect), math.log(1 / self.aspect)))
             tall, wide = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if wide >= width or tall >= height:
