@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unmask.masking import BlockMask, Mask, RandomMask, SquareMask, hidden_count
+from unmask.masking import BlockMask, Mask, RandomMask, SquareMask, average_distance, hidden_count
 
 GRID = (4, 6)
 
@@ -195,3 +195,37 @@ def test_the_global_generator_decides(sampler: RandomMask | SquareMask | BlockMa
         torch.manual_seed(seed)
         drawn.append(sampler(8, GRID).hidden)
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("side", [4, 8, 16, 32, 64])
+def test_the_average_distance_of_a_lone_square(side: int) -> None:
+    hidden = torch.zeros(1, 3, 3, dtype=torch.bool)
+    hidden[:, 1, 1] = True
+    distance = average_distance(Mask.of(hidden.flatten(1), (3, 3), 1), side)
+    assert distance.item() == pytest.approx((side + 1) * (side + 2) / (6 * side), rel=1e-12)
+
+
+def test_the_average_distance_by_hand() -> None:
+    """Each hidden pixel against all visible ones, in an image that is no square."""
+    torch.manual_seed(0)
+    mask = RandomMask(ratio=0.7)(5, GRID)
+    rows, columns = torch.meshgrid(torch.arange(12), torch.arange(18), indexing="ij")
+    places = torch.stack([rows, columns], dim=-1).view(-1, 2).double()
+    expected = []
+    for hidden in mask.pixels(3).flatten(1):
+        between = (places[hidden][:, None] - places[~hidden][None]).square().sum(-1).sqrt()
+        expected.append(between.min(1).values.mean())
+    torch.testing.assert_close(average_distance(mask, 3), torch.stack(expected))
+
+
+def test_a_map_of_pixels_is_a_mask_with_patches_of_one_pixel() -> None:
+    mask = example()
+    pixels = Mask.ragged(mask.pixels(4).flatten(1), (16, 24))
+    assert torch.equal(average_distance(mask, 4), average_distance(pixels, 1))
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_the_average_distance_needs_something_hidden_and_something_visible(hidden: bool) -> None:
+    cells = torch.stack([torch.arange(24) < 12, torch.full((24,), hidden)])
+    with pytest.raises(ValueError, match="a hidden and a visible patch in every image"):
+        average_distance(Mask.ragged(cells, GRID), 4)

@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from tests.golden.golden import load_case, mismatch
-from unmask.masking import BlockMask, RandomMask, hidden_count
+from unmask.masking import BlockMask, Mask, RandomMask, SquareMask, average_distance, hidden_count
 
 FOLDER = Path(os.environ.get("UNMASK_GOLDEN", Path(__file__).parent))
 CASE = "masks"
 INFO = json.loads((FOLDER / f"{CASE}.json").read_text()) if (FOLDER / f"{CASE}.json").is_file() else {}
 DRAWS = 4000
+DISTANCES = 40  # masks a setting whose average distance is taken
 
 
 @cache
@@ -127,3 +128,62 @@ def check_cells(hidden: torch.Tensor, key: str, noise: float) -> None:
     expected = case()["expected"][key]["values"].reshape(hidden.shape[1:])
     share = hidden.double().mean(0).numpy()
     assert (np.abs(share - expected) <= 4.5 * np.sqrt(expected * (1 - expected) * noise)).all()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(key, id=f"{CASE}-{key}")
+        for key in INFO.get("expected", ())
+        if key.startswith("out/avgdist/")
+    ],
+)
+def test_average_distance(key: str) -> None:
+    """Exact, of explicit masks on units whose size the name says."""
+    unit = key.removeprefix("out/avgdist/").removesuffix("/values")
+    hidden = torch.from_numpy(case()["inputs"][f"avgdist/{unit}/masks"])
+    mask = Mask.ragged(hidden.flatten(1), (hidden.shape[1], hidden.shape[2]))
+    distance = average_distance(mask, int(unit.removeprefix("unit")))
+    assert mismatch(case()["expected"][key], distance.numpy()) <= 1e-6
+
+
+def row_name(row: dict[str, Any]) -> str:
+    return f"{CASE}-distance-{row['strategy']}-{row['unit']}-{row['nominal_ratio'] or row['side_px']}"
+
+
+@pytest.mark.parametrize("row", [pytest.param(r, id=row_name(r)) for r in INFO.get("avgdist_rows", ())])
+def test_average_distance_of_a_strategy(row: dict[str, Any]) -> None:
+    """The mean over masks of our own samplers, within the sampling error of both means."""
+    torch.manual_seed(0)
+    side = INFO["avgdist"]["image_size"] // row["unit"]
+    if row["n"] == 0:  # nothing would be visible
+        with pytest.raises(ValueError, match="one left visible"):
+            hidden_count(side**2, row["nominal_ratio"], "up")
+        return
+    distances = average_distance(strategy(row)(DISTANCES, (side, side)), row["unit"])
+    noise = math.sqrt(1 / row["n"] + 1 / DISTANCES)
+    assert abs(distances.mean() - row["mean"]) <= 4 * row["std"] * noise
+
+
+def strategy(row: dict[str, Any]) -> RandomMask | SquareMask | BlockMask:
+    if row["strategy"] == "random":
+        return RandomMask(ratio=row["nominal_ratio"], rounding="up")
+    if row["strategy"] == "square":
+        return SquareMask(side=row["side_px"] // row["unit"])
+    assert row["strategy"] == "block"
+    return BlockMask(count=row["num_masking_patches"], min_block=row["min_num_patches"], official=True)
+
+
+@pytest.mark.parametrize(
+    ("side", "distance"),
+    [
+        pytest.param(int(side), distance, id=f"{CASE}-square-{side}")
+        for side, distance in INFO.get("avgdist", {})
+        .get("closed_form_isolated_interior_block_even_p", {})
+        .items()
+    ],
+)
+def test_average_distance_of_a_lone_square(side: int, distance: float) -> None:
+    hidden = torch.zeros(1, 9, dtype=torch.bool)
+    hidden[:, 4] = True
+    assert average_distance(Mask.of(hidden, (3, 3), 1), side).item() == pytest.approx(distance, rel=1e-12)
