@@ -224,6 +224,21 @@ def export(
     typer.echo(export(run, to=to, out=out))
 
 
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="PyTorch file (.pth, .pt, .bin) or safetensors.")],
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to make; runs/NAME_OF_THE_FILE if not given.")
+    ] = None,
+) -> None:
+    """Turn official weights of MAE or SimMIM, or an encoder of timm, into a folder for the other commands."""
+    from unmask.convert import convert
+    from unmask.convert.table import summary
+
+    Console().print(*summary(convert(file, out=out, overrides=key_values(settings or []))), sep="\n")
+
+
 @app.command("list")
 def list_names(
     what: Annotated[Literal["methods", "encoders", "recipes"], typer.Argument(help="What to list.")],
