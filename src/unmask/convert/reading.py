@@ -5,6 +5,8 @@ plain data only; official files also hold the settings of their training as obje
 which are read as plain data here. Whatever else a file names is refused before it is called.
 """
 
+import re
+import warnings
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -86,7 +88,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UserError(
             f"{path} is {what}. What can be read are PyTorch files (.pth, .pt, .bin) and safetensors."
         )
-    content = _safetensors(path) if path.suffix == ".safetensors" else _pytorch(path)
+    content: Any = _safetensors(path) if path.suffix == ".safetensors" else _pytorch(path)
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     found: Mapping[Any, Any] = next(
@@ -123,33 +125,36 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _pytorch(path: Path) -> Any:
-    with torch.serialization.safe_globals(READ_AS):
+    with torch.serialization.safe_globals(READ_AS), warnings.catch_warnings(action="ignore"):
         try:
             # Mapped where the format can be: the optimiser's states, which nobody asks for, are not read.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
         except UnpicklingError as error:
-            raise UserError(_refusal(path, error)) from error
+            if wanted := _wanted(path, error):
+                raise UserError(
+                    f"{path} holds more than weights and settings: it asks for {', '.join(wanted[:4])}"
+                    f"{', ...' if len(wanted) > 4 else ''}, which could run any code. It was not opened. If "
+                    "you trust its source, load it with the code that wrote it and save its state_dict "
+                    "alone, best as safetensors."
+                ) from error
+            reason = "it is a pickle of another kind, or text"
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-            reason = str(error).strip().splitlines()
-            with path.open("rb") as file:
-                start = file.read(16)
-            raise UserError(
-                f"{path} is damaged or no PyTorch file ({reason[0] if reason else type(error).__name__}). "
-                f"It begins with {start!r}; a page of text is a download that went wrong."
-            ) from error
-
-
-def _refusal(path: Path, error: UnpicklingError) -> str:
-    """Why a pickle was not read on."""
-    try:
-        named = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # an old format, or none: what can be said of it is in the reader's own complaint
-        named = []
-    if not named:
-        first = str(error).replace("Weights only load failed. ", "").strip().splitlines()[0]
-        return f"{path} cannot be read as weights: {first}"
-    return (
-        f"{path} holds more than weights and settings: it asks for {', '.join(named[:4])}"
-        f"{', ...' if len(named) > 4 else ''}, which could run any code. It was not opened. If you trust its "
-        "source, load it with the code that wrote it and save its state_dict alone, best as safetensors."
+            reason = next(iter(str(error).strip().splitlines()), "it ends too early")
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.startswith(b"PK") and not is_zipfile(path):
+        reason = "its end is missing"
+    raise UserError(
+        f"{path} is damaged or no PyTorch file: {reason}. It begins with {start!r}; a page of text is a "
+        "download that went wrong."
     )
+
+
+def _wanted(path: Path, error: UnpicklingError) -> list[str]:
+    """What a pickle names that is not read, as far as it can be told; empty if that was not the trouble."""
+    if is_zipfile(path):
+        try:
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        except (UnpicklingError, RuntimeError, ValueError, EOFError):
+            pass  # the reader's own complaint names the first of them
+    return re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
