@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unmask.evaluate import evaluate
     from unmask.export import export
     from unmask.load import load_encoder
+    from unmask.masks import masks
     from unmask.methods import METHODS
     from unmask.recipes import RECIPES
     from unmask.visualize import reconstruct
@@ -28,6 +29,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_encoder",
+    "masks",
     "pretrain",
     "reconstruct",
 ]
@@ -40,13 +42,14 @@ _HOMES = {
     "evaluate": "unmask.evaluate",
     "export": "unmask.export",
     "load_encoder": "unmask.load",
+    "masks": "unmask.masks",
     "pretrain": "unmask.engine.pretrain",
     "reconstruct": "unmask.visualize",
 }
 
 
 class _Package(ModuleType):
-    """`convert`, `evaluate` and `export` are submodules and functions; `unmask.evaluate` is the function.
+    """`convert`, `evaluate`, ... are submodules and functions; `unmask.evaluate` is always the function.
 
     Python sets a submodule as an attribute of its package when it is imported, whoever imports it.
     """
