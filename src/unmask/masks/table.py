@@ -10,7 +10,7 @@ from rich.table import Table
 from unmask.masks.compare import Compared
 from unmask.masks.strategies import BEST, RATIOS
 
-NEAR = 0.07  # a share further from the one asked for is left out: large units have few
+NEAR = 0.09  # a share further from the one asked for is left out: large units have few
 
 
 def summary(compared: Compared) -> Iterator[RenderableType]:
