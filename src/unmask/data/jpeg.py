@@ -2,7 +2,7 @@
 
 Pillow and simplejpeg both leave the decoding to libjpeg-turbo and ask it for the same arithmetic, but
 Pillow keeps four bytes for each pixel and copies them twice on the way to an array. Where simplejpeg is not
-installed, or refuses a file, Pillow decodes it: that changes the time, never a pixel.
+installed, or complains about a file, Pillow decodes it: that changes the time, never a pixel.
 
 Rows below those that are wanted are not decoded: for as long as it takes, the header tells of a lower
 picture. Whatever lies above and beside them costs its entropy decoding, about two thirds of the work, in any
@@ -24,9 +24,10 @@ COLOUR_SPACES = {1: "GRAY", 3: "RGB"}
 LEAST_SIDE = 16  # below it, two of the decoder's scales can give the same size
 
 _END = b"\xff\xd9"
+_LEFT_OVER = "extraneous bytes before marker 0xd9"  # the rows that were not asked for; the mark is the end
 _SEQUENTIAL_FRAMES = (0xC0, 0xC1)
-# Progressive and other frames, in which a lower height would end scans early, and the start of the data.
-_STOPS = {*range(0xC2, 0xD0), 0xDA} - {0xC4, 0xCC}  # those two are tables
+_OTHER_FRAMES = {*range(0xC2, 0xD0)} - {0xC4, 0xCC}  # those two are tables
+_RESTARTS, _SCAN = 0xDD, 0xDA
 
 
 def decode_rows(
@@ -41,26 +42,29 @@ def decode_rows(
         factor: 1, 2, 4 or 8: decode at this fraction of the sides, rounded up.
         rows: that are needed, of the decoded ones; more may come.
     """
-    width, height = size
     if _decode_jpeg is None or channels not in COLOUR_SPACES or min(size) < LEAST_SIDE:
         return None
-    # A file without the end mark may be truncated: any warning then leaves it to Pillow. With the mark,
-    # warnings are passed over, as Pillow does.
-    complete = data[-2:] == _END
+    width, height = size
     # Two more rows than needed: the lowest lack the neighbours that their colours are interpolated from.
     lowest = max((rows + 2) * factor, LEAST_SIDE)
-    place = _height_place(data) if complete and lowest < height else None
+    # A file without the end mark may be truncated, and nothing of that may escape us.
+    place = _height_place(data) if lowest < height and data[-2:] == _END else None
+    height = height if place is None else lowest
+    pixels = np.empty((-(-height // factor), -(-width // factor), channels), dtype=np.uint8)
     try:
-        with _lower(data, place, lowest):
-            return _decode_jpeg(
+        with _lower(data, place, height):
+            _decode_jpeg(
                 data,
                 COLOUR_SPACES[channels],
-                min_height=-(-(height if place is None else lowest) // factor),
-                min_width=-(-width // factor),
-                strict=not complete,
+                min_height=pixels.shape[0],
+                min_width=pixels.shape[1],
+                buffer=pixels,
+                strict=True,
             )
-    except ValueError:
-        return None
+    except ValueError as error:  # of several complaints it is the first
+        if place is None or _LEFT_OVER not in str(error):
+            return None
+    return pixels
 
 
 @contextlib.contextmanager
@@ -78,13 +82,19 @@ def _lower(data: memoryview, place: int | None, height: int) -> Iterator[None]:
 
 
 def _height_place(data: memoryview) -> int | None:
-    """Where the header of a sequential picture stores the height; None for other pictures."""
-    place = 2
+    """Where the header stores the height, if fewer rows may be decoded.
+
+    In progressive pictures a lower height would end each scan too early, and with restart marks what is left
+    over could not be told from damage.
+    """
+    place, found = 2, None
     while place + 9 < len(data) and data[place] == 0xFF:
         kind = data[place + 1]
-        if kind in _SEQUENTIAL_FRAMES:
-            return place + 5
-        if kind in _STOPS:
+        if kind == _SCAN:
+            return found
+        if kind == _RESTARTS or kind in _OTHER_FRAMES:
             break
+        if kind in _SEQUENTIAL_FRAMES:
+            found = place + 5
         place += 1 if kind == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     return None
