@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from unmask.data.decode import MODES, load_pixels, oriented_size
+from unmask.data.decode import MODES, load_crop, load_pixels, oriented_size
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 
@@ -114,13 +114,10 @@ def make_views(
     margin = max(view.shift for view in views.values())
     detail = max(view.scale for view in views.values())
     shrink = min(crop_width / (width + margin), crop_height / (height + margin)) / detail
-    pixels, factor = load_pixels(image, augment.channels, shrink=shrink)
-    # Whole pixels, also of a JPEG that was decoded smaller: it moves the crop of all views alike, by less
+    # Whole pixels, also of a JPEG that is decoded smaller: it moves the crop of all views alike, by less
     # than one pixel of the result.
-    right, bottom = left + crop_width, top + crop_height
-    crop = pixels.crop(
-        (round(left / factor), round(top / factor), round(right / factor), round(bottom / factor))
-    )
+    box = (left, top, left + crop_width, top + crop_height)
+    crop = load_crop(image, box, augment.channels, shrink=shrink)
     result = {}
     for name, view in views.items():
         rows, columns = scaled(height, view.scale), scaled(width, view.scale)
@@ -128,7 +125,8 @@ def make_views(
         interpolation = view.interpolation or augment.interpolation
         canvas = _resize(crop, (rows + spare, columns + spare), interpolation)
         canvas = canvas.flip(-1) if flip else canvas
-        shifts = generator.integers(0, view.shift, size=2, endpoint=True)
+        # Python's numbers: rounding one of NumPy's takes longer than mirroring the view.
+        shifts = generator.integers(0, view.shift, size=2, endpoint=True).tolist()
         row, column = (round(shift * view.scale) for shift in shifts)
         result[name] = canvas[:, row : row + rows, column : column + columns].contiguous()
     return result
@@ -207,7 +205,9 @@ def normalise(
     channels = images.shape[1]
     mean, std = imagenet_statistics(channels, mean, std)
     gain, offset = _affine(mean, std, images.device)
-    return torch.addcmul(offset, images.float(), gain)
+    pixels = images.float()
+    # In place: a second batch of floats would cost a processor more than the arithmetic.
+    return torch.addcmul(offset, pixels, gain, out=pixels)
 
 
 def imagenet_statistics(
@@ -238,15 +238,14 @@ def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.devic
 
 
 def _resize(
-    pixels: Image.Image, size: tuple[int, int], interpolation: Interpolation
+    pixels: UInt8[np.ndarray, "H W C"], size: tuple[int, int], interpolation: Interpolation
 ) -> UInt8[Tensor, "C h w"]:
-    if interpolation == "lanczos" or pixels.mode == "RGBA":
-        return _to_tensor(
-            pixels.resize((size[1], size[0]), _FILTERS[interpolation])
-        )  # weighs colours by alpha
+    channels = pixels.shape[2]
+    if interpolation == "lanczos" or channels == 4:  # Pillow weighs colours by alpha
+        image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+        return _to_tensor(image.resize((size[1], size[0]), _FILTERS[interpolation]))
     # PyTorch's antialiased resize of bytes is Pillow's to within one grey level, four times as fast.
-    channels_last = torch.from_numpy(np.atleast_3d(np.array(pixels)))
-    planes = rearrange(channels_last, "h w c -> 1 c h w")
+    planes = rearrange(torch.from_numpy(pixels), "h w c -> 1 c h w")
     return torch.nn.functional.interpolate(planes, size=size, mode=interpolation, antialias=True)[0]
 
 
