@@ -212,15 +212,19 @@ class SquareMask:
     side: int
 
     def __call__(self, batch: int, grid: Grid, device: torch.device | str = "cpu") -> Mask:
+        self.check(grid)
+        top = torch.randint(grid[0] - self.side + 1, (batch, 1), device=device)
+        left = torch.randint(grid[1] - self.side + 1, (batch, 1), device=device)
+        hidden = _rectangle(grid, top, left, top + self.side, left + self.side)
+        return Mask.of(hidden, grid, self.side**2)
+
+    def check(self, grid: Grid) -> None:
+        """Raise ValueError now, not at the first batch, if no such mask exists on `grid`."""
         if not 0 < self.side <= min(grid) or self.side**2 == grid[0] * grid[1]:
             raise ValueError(
                 f"a square of {self.side} patches does not fit a grid of {grid[0]} x {grid[1]} with a patch "
                 "to spare"
             )
-        top = torch.randint(grid[0] - self.side + 1, (batch, 1), device=device)
-        left = torch.randint(grid[1] - self.side + 1, (batch, 1), device=device)
-        hidden = _rectangle(grid, top, left, top + self.side, left + self.side)
-        return Mask.of(hidden, grid, self.side**2)
 
 
 def _rectangle(grid: Grid, top: Tensor, left: Tensor, bottom: Tensor, right: Tensor) -> Bool[Tensor, "B N"]:
