@@ -224,6 +224,23 @@ def export(
     typer.echo(export(run, to=to, out=out))
 
 
+@app.command()
+def colours(
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Table to write, a .npy file.")] = Path(
+        "colours.npy"
+    ),
+    count: Annotated[int, typer.Option(min=2, help="Clusters.")] = 512,
+    pictures: Annotated[int, typer.Option(min=1, help="To look at, evenly spread over the data.")] = 2000,
+    channels: Annotated[int, typer.Option(min=1, help="Of the images.")] = 3,
+    seed: RandomSeed = 0,
+) -> None:
+    """Cluster the colours of images: a table for method.target=clusters."""
+    from unmask.colours import colours
+
+    typer.echo(colours(data, out=out, count=count, pictures=pictures, channels=channels, seed=seed))
+
+
 @app.command("list")
 def list_names(
     what: Annotated[Literal["methods", "encoders", "recipes"], typer.Argument(help="What to list.")],

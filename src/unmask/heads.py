@@ -39,8 +39,8 @@ def create_head(name: HeadName, encoder: Encoder, *, outputs: int, cell: int) ->
     enlarged = 2 ** (len(depths) - 1)
     if stride % (enlarged * cell):
         raise ValueError(
-            f"head={name} enlarges the grid of features {enlarged} times, but a feature of {stride} pixels is "
-            f"{stride // cell} places of the target wide: use head=linear or head=mlp, or a finer "
+            f"head={name} enlarges the grid of features {enlarged} times, but a feature of {stride} pixels "
+            f"is {stride // cell} places of the target wide: use head=linear or head=mlp, or a finer "
             "method.target_size"
         )
     return InverseSwin(
