@@ -118,7 +118,7 @@ class InverseSwin(nn.Module):
                 input_resolution=place,
                 depth=depth,
                 downsample=False,
-                num_heads=own // 32,
+                num_heads=max(1, own // 32),
                 window_size=window,
             )
             for own, place, depth in zip(widths, grids, depths, strict=True)
