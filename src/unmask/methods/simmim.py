@@ -12,8 +12,7 @@ Loss, over the set M of hidden pixels of the batch, with C channels::
     L = 1 / (C |M|)  sum_{i in M}  | prediction_i - x_i |_1
 
 Every choice that the paper compares is an option: masks (table 1), heads (table 2), resolutions of the
-target (table 3), classes of colours instead of pixels (table 4), losses (table 5), and all pixels instead of
-the hidden ones.
+target (table 3), classes of colours instead of pixels, losses, and all pixels instead of the hidden ones.
 
 Differences from the official code:
 
@@ -68,13 +67,13 @@ class SimMIM(Method):
         min_block: units in the smallest rectangle of "block"; None is BEiT's share of the grid, 16 of 196.
         head: one matrix, two with a GELU between, or a decoder built as a reversed Swin, table 2.
         target: what the colour of a hidden pixel is predicted as: numbers; a class for each channel; or a
-            class for all channels together, the nearest of `colours`, table 4.
+            class for all channels together, the nearest of `colours`.
         target_size: height and width in pixels that images are averaged down to, table 3; None is their own.
         local_window: normalise target pixels by the window of so many pixels around each; None predicts plain
             pixels.
-        bins: classes of a channel, of equal width (8 and 256 in table 4).
+        bins: classes of a channel, of equal width (the paper tries 8 and 256).
         colours: table of colours, a file that `unmask colours` wrote (or .npy, .safetensors: `read_colours`).
-        loss: difference of pixels, table 5; classes have the cross-entropy.
+        loss: of the difference of pixels; classes have the cross-entropy.
         scope: score hidden pixels (prediction), or all (reconstruction, which the paper finds worse).
         mean: of pixels in [0, 1], a channel, that images are normalised with; None is ImageNet's.
         std: likewise.
@@ -89,12 +88,12 @@ class SimMIM(Method):
         mask_size: int = 32,  # table 1
         min_block: int | None = None,
         head: HeadName = "linear",  # table 2
-        target: Literal["pixels", "bins", "clusters"] = "pixels",  # table 4
+        target: Literal["pixels", "bins", "clusters"] = "pixels",
         target_size: ImageSize | None = None,  # table 3
         local_window: int | None = None,
-        bins: int = 8,  # table 4
+        bins: int = 8,
         colours: Path | None = None,
-        loss: LossName = "l1",  # table 5
+        loss: LossName = "l1",
         scope: Literal["hidden", "all"] = "hidden",
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
