@@ -113,7 +113,8 @@ class SimMIM(Method):
         self.masking = _masking(encoder, mask, ratio=mask_ratio, size=mask_size, smallest=min_block)
         self.local_window = local_window
         self.scope = scope
-        self.cells = _cells(encoder, target_size)
+        size = None if target_size is None else height_and_width(target_size)
+        self.cells = Cells.fitting(encoder, size)
         statistics = imagenet_statistics(encoder.channels, mean, std)
         self.colours = _colours(target, loss, bins, colours, *statistics)
         _require_few(self.colours, encoder, self.cells)
@@ -191,25 +192,6 @@ def _masking(
         masking = BlockMask(ratio=ratio, unit=unit, min_block=smallest)
     masking.check(encoder.grid)
     return masking
-
-
-def _cells(encoder: Encoder, target_size: ImageSize | None) -> Cells:
-    """The places of the target: each within a patch or made of patches, and all within a feature."""
-    height, width = encoder.image_size
-    rows, columns = (height, width) if target_size is None else height_and_width(target_size)
-    possible = [
-        size
-        for size in range(1, encoder.stride + 1)
-        if encoder.stride % size == 0 and (encoder.patch_size % size == 0 or size % encoder.patch_size == 0)
-    ]
-    for size in possible:
-        if (rows * size, columns * size) == (height, width):
-            return Cells(size, encoder.patch_size)
-    sizes = ", ".join(str([height // size, width // size]).replace(" ", "") for size in possible)
-    raise ValueError(
-        f"method.target_size={target_size} does not go with images of {height} x {width} pixels and features "
-        f"of {encoder.stride} pixels; possible are {sizes}"
-    )
 
 
 def _colours(

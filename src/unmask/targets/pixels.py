@@ -9,6 +9,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from unmask.encoders.base import Encoder
 from unmask.masking import Mask
 from unmask.patches import to_patches
 from unmask.targets.base import Target
@@ -75,6 +76,26 @@ class Cells:
                 f"target cells of {self.size} x {self.size} pixels neither tile patches of {self.patch_size} "
                 f"x {self.patch_size} pixels nor consist of them"
             )
+
+    @classmethod
+    def fitting(cls, encoder: Encoder, target_size: tuple[int, int] | None) -> "Cells":
+        """The cells of images that are averaged down to `target_size`; a feature must consist of cells.
+
+        Raises:
+            ValueError: there are none; with all sizes that are possible.
+        """
+        height, width = encoder.image_size
+        sizes = {}
+        for size in (size for size in range(1, encoder.stride + 1) if encoder.stride % size == 0):
+            if encoder.patch_size % size == 0 or size % encoder.patch_size == 0:
+                sizes[height // size, width // size] = size
+        if target_size is None or target_size in sizes:
+            return cls(sizes[target_size or encoder.image_size], encoder.patch_size)
+        raise ValueError(
+            f"a target of {target_size[0]} x {target_size[1]} does not go with images of {height} x {width} "
+            f"pixels and features of {encoder.stride}; method.target_size can be "
+            + ", ".join(f"[{rows},{columns}]" for rows, columns in sizes)
+        )
 
     def colours(self, images: Float[Tensor, "B C H W"], mask: Mask | None = None) -> Float[Tensor, "B C h w"]:
         """The mean colour of every cell.
