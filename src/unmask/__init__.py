@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unmask.colours import colours
+    from unmask.convert import convert
     from unmask.encoders import ENCODERS
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
     from unmask.export import export
     from unmask.load import load_encoder
+    from unmask.masks import masks
     from unmask.methods import METHODS
     from unmask.recipes import RECIPES
     from unmask.visualize import reconstruct
@@ -25,9 +27,11 @@ __all__ = [
     "METHODS",
     "RECIPES",
     "colours",
+    "convert",
     "evaluate",
     "export",
     "load_encoder",
+    "masks",
     "pretrain",
     "reconstruct",
 ]
@@ -37,16 +41,18 @@ _HOMES = {
     "METHODS": "unmask.methods",
     "RECIPES": "unmask.recipes",
     "colours": "unmask.colours",
+    "convert": "unmask.convert",
     "evaluate": "unmask.evaluate",
     "export": "unmask.export",
     "load_encoder": "unmask.load",
+    "masks": "unmask.masks",
     "pretrain": "unmask.engine.pretrain",
     "reconstruct": "unmask.visualize",
 }
 
 
 class _Package(ModuleType):
-    """`colours`, `evaluate` and `export` are submodules and functions; `unmask.evaluate` is the function.
+    """`colours`, `convert`, ... are submodules and functions; `unmask.evaluate` is always the function.
 
     Python sets a submodule as an attribute of its package when it is imported, whoever imports it.
     """

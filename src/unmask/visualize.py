@@ -81,7 +81,7 @@ def reconstruct(
     recipe = read_recipe(run)
     changes = {} if mask_ratio is None else {"mask_ratio": mask_ratio}
     mean, std = imagenet_statistics(recipe.data.channels, recipe.data.mean, recipe.data.std)
-    pixels = torch.stack([_read_picture(path, recipe.data) for path in paths])
+    pixels = torch.stack([read_picture(path, recipe.data) for path in paths])
     method = load_method(run, recipe.model_copy(update={"method": recipe.method.model_copy(update=changes)}))
     images = normalise(pixels, mean, std)
     with torch.random.fork_rng(devices=[]):
@@ -101,7 +101,7 @@ def reconstruct(
     return target
 
 
-def _read_picture(path: Path, data: Data) -> UInt8[Tensor, "C H W"]:
+def read_picture(path: Path, data: Data) -> UInt8[Tensor, "C H W"]:
     """The centre of a picture as the run's encoder sees it."""
     try:
         image = open_image(path.read_bytes())

@@ -5,7 +5,6 @@ keys of the fixture's `expected` ("out/...", "grad/...") and, under the prefixes
 every parameter by its official name.
 """
 
-import re
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,8 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from unmask.convert.names import encoder_name, mae_name, simmim_name
+from unmask.convert.weights import load_official
 from unmask.decoders import ViTDecoder
 from unmask.encoders.swin import SwinEncoder
 from unmask.encoders.vit import BeitEncoder, ViTEncoder
@@ -28,7 +29,6 @@ from unmask.patches import from_patches
 
 Case = dict[str, Any]
 Quantities = dict[str, Tensor]
-DERIVABLE = ("relative_position_index", "relative_coords_table", "attn_mask")
 
 
 def size(value: int | list[int]) -> tuple[int, int]:
@@ -37,22 +37,6 @@ def size(value: int | list[int]) -> tuple[int, int]:
 
 def tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-
-
-def load(module: nn.Module, weights: dict[str, Tensor], name: Any) -> dict[str, str]:
-    """Load official weights under our names; returns official name -> our name of every parameter.
-
-    Args:
-        name: official name -> ours, or None for what we derive.
-    """
-    own = module.state_dict()
-    names = {official: name(official) for official in weights}
-    state = {ours: weights[key].reshape(own[ours].shape) for key, ours in names.items() if ours is not None}
-    missing, unexpected = module.load_state_dict(state, strict=False)
-    # timm registers the zero key bias as a buffer and the tables that the others derive.
-    assert not unexpected
-    assert all(key.endswith(("k_bias", *DERIVABLE)) for key in missing), missing
-    return {official: ours for official, ours in names.items() if ours is not None}
 
 
 def watch(module: nn.Module, into: Quantities, key: str) -> None:
@@ -77,22 +61,6 @@ def norm_layer(spec: dict[str, Any]) -> Any:
 
 
 # MAE
-
-
-def mae_name(official: str) -> str | None:
-    if official == "decoder_pos_embed":
-        return None
-    renames = (
-        (r"^decoder_embed\.", "decoder.embed."),
-        (r"^decoder_blocks\.", "decoder.blocks."),
-        (r"^decoder_norm\.", "decoder.norm."),
-        (r"^decoder_pred\.", "head."),
-        (r"^mask_token$", "decoder.mask_token"),
-    )
-    for pattern, replacement in renames:
-        if re.match(pattern, official):
-            return re.sub(pattern, replacement, official)
-    return f"encoder.model.{official}"
 
 
 def measure_mae(case: Case) -> Quantities:
@@ -138,7 +106,7 @@ def measure_mae(case: Case) -> Quantities:
     torch.testing.assert_close(method.decoder.positions, weights["decoder_pos_embed"], rtol=0, atol=1e-6)
     if position == "sincos":
         torch.testing.assert_close(model.pos_embed.data, weights["pos_embed"], rtol=0, atol=1e-6)
-    names = load(method, weights, mae_name)
+    names = load_official(method, weights, mae_name)
     inputs = tensors(case["inputs"])
     images, noise = inputs["images"], inputs["noise"]
     mask = method.masking.from_noise(noise, method.encoder.grid)
@@ -228,14 +196,12 @@ def measure_beit(case: Case) -> Quantities:
     ).eval()
     whole.token = nn.Parameter(torch.zeros(1, 1, spec["width"]))
 
-    def name(official: str) -> str | None:
-        if official.endswith(DERIVABLE):
-            return None
+    def name(official: str) -> str:
         if official == "mask_token":
             return "token"
-        return official if official.startswith("lm_head.") else f"encoder.model.{official}"
+        return official if official.startswith("lm_head.") else encoder_name(official)
 
-    names = load(whole, weights, name)
+    names = load_official(whole, weights, name)
     result: Quantities = {}
     watch_beit(encoder, result)
     mask = hidden_mask(inputs["mask"], encoder.grid)
@@ -253,22 +219,6 @@ def measure_beit(case: Case) -> Quantities:
 
 
 # SimMIM
-
-
-def simmim_name(official: str) -> str | None:
-    if official.endswith(DERIVABLE):
-        return None
-    if official == "encoder.mask_token":
-        return "token"
-    if official.startswith("decoder.0."):
-        return official.replace("decoder.0.", "head.")
-    # timm merges patches at the start of a stage, the official code at the end of the one before.
-    moved = re.sub(
-        r"^encoder\.layers\.(\d+)\.downsample",
-        lambda m: f"encoder.layers.{int(m[1]) + 1}.downsample",
-        official,
-    )
-    return moved.replace("encoder.", "encoder.model.", 1)
 
 
 def build_swin(spec: dict[str, Any]) -> SwinEncoder:
@@ -319,7 +269,7 @@ def measure_simmim(case: Case) -> Quantities:
     method = SimMIM(
         encoder, mask_ratio=spec["mask_ratio"], mask_size=spec["mask_unit"], local_window=window
     ).eval()
-    names = load(method, weights, simmim_name)
+    names = load_official(method, weights, simmim_name)
     images = inputs["images"]
     mask = hidden_mask(inputs["mask"], encoder.grid)
     # The stored mask hides as many units as our sampler would.

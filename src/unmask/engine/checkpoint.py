@@ -18,6 +18,7 @@ from unmask.engine.files import LEFTOVER, leftovers, publish, remove
 
 NAME = re.compile(r"step_(\d{8,})")
 AVERAGE = "ema.safetensors"
+STATE = "state.json"
 
 
 @dataclass(kw_only=True)
@@ -65,7 +66,7 @@ def save_checkpoint(
     if accelerator.is_main_process:
         if ema is not None:
             save_model(ema.module, str(unfinished / AVERAGE))
-        (unfinished / "state.json").write_text(json.dumps(asdict(state)))
+        (unfinished / STATE).write_text(json.dumps(asdict(state)))
         publish(unfinished, path)
         for old in checkpoints(folder)[:-keep]:
             # Renamed first: a process killed while deleting must not leave half a checkpoint with a full
@@ -76,7 +77,7 @@ def save_checkpoint(
 
 def read_state(path: Path) -> State:
     """The small part of a checkpoint."""
-    return State(**json.loads((path / "state.json").read_text()))
+    return State(**json.loads((path / STATE).read_text()))
 
 
 def load_checkpoint(accelerator: Accelerator, ema: ModelEmaV3 | None, path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.data import Source
-from unmask.engine.checkpoint import State, checkpoints, read_state
+from unmask.engine.checkpoint import STATE, State, checkpoints, read_state
 from unmask.engine.files import leftovers, remove
 from unmask.errors import UserError
 from unmask.recipes.base import Recipe
@@ -89,6 +89,17 @@ def saved_recipe(folder: Path, *, resume: bool, overwrite: bool) -> Recipe | Non
     return read_recipe(folder)
 
 
+def require_new(folder: Path) -> None:
+    """A folder that something is to be made in at once, and not gone on with.
+
+    Raises:
+        UserError: it holds files, is one, or cannot be made.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"--out {folder} exists already; give another folder, or delete this one")
+    _require_writable(folder)
+
+
 def require_apart(folder: Path, source: Source) -> None:
     """The run's pictures must not become training data."""
     place = Path(str(source))
@@ -122,6 +133,10 @@ def saved_state(folder: Path, images: int) -> State:
     newest = checkpoints(folder / "checkpoints")[-1:]
     if not newest:
         return State(images=images)
+    if not (newest[0] / STATE).is_file():
+        raise UserError(
+            f"the weights in {folder} were converted, not trained here: there is no optimiser to go on with"
+        )
     state = read_state(newest[0])
     if state.images != images:
         raise UserError(

@@ -1,0 +1,192 @@
+"""What an official file is: which method, which encoder, of which sizes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from unmask.convert.names import encoder_name, mae_name, simmim_name, swin_name
+from unmask.convert.reading import Checkpoint
+from unmask.convert.shapes import Shape, count, shape_of
+from unmask.recipes import RECIPES
+from unmask.recipes.base import Choice, Data, Recipe
+from unmask.recipes.build import with_defaults
+
+# Parts of classifiers and of methods that are not implemented; an encoder goes without them.
+HEADS = ("head.", "head_dist.", "lm_head.", "pre_logits.")
+MASK_TOKEN = "mask_token"
+# The run whose optimiser and augmentation stand for what a file does not tell.
+PUBLISHED = {
+    ("mae", "ViT"): "mae_vit_base_800ep",
+    ("simmim", "BEiT"): "simmim_vit_base_800ep",
+    ("simmim", "Swin"): "simmim_swin_base_800ep",
+    ("simmim", "SwinV2"): "simmim_swinv2_base_800ep",
+}
+IMAGENET = (
+    "Images are taken to be normalised by ImageNet's mean and standard deviation; otherwise set data.mean "
+    "and data.std."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a file is taken for.
+
+    Attributes:
+        title: the file in a few words.
+        family: of the encoder.
+        recipe: method, encoder and images; of an encoder alone only the last two count.
+        complete: whether the method's own weights are there too, and not the encoder's only.
+        weights: those that are converted.
+        rename: official name -> ours.
+        left_out: parts of the file that nothing here needs.
+        guessed: setting -> why, of what the weights do not tell.
+        notes: what else a person should know; sentences.
+    """
+
+    title: str
+    family: str
+    recipe: Recipe
+    complete: bool
+    weights: Mapping[str, Tensor]
+    rename: Callable[[str], str]
+    guessed: Mapping[str, str]
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def recognise(checkpoint: Checkpoint, name: str) -> Finding:
+    """Say what the weights are.
+
+    Args:
+        name: of the recipe.
+
+    Raises:
+        ValueError: nothing that is known; the message says what was seen.
+    """
+    weights = checkpoint.weights
+    if any(key.startswith("encoder.model.") for key in weights):
+        raise ValueError(
+            "these are weights of a run of unmask, which are read as they are: give the run's folder to "
+            "`unmask evaluate`, `reconstruct` or `export`"
+        )
+    if "encoder.mask_token" in weights:
+        return _simmim(checkpoint, name)
+    shape = shape_of(weights)
+    if shape is None:
+        seen = ", ".join(list(weights)[:6])
+        raise ValueError(
+            f"its {len(weights)} tensors are named like {seen}. Known are the pre-training and fine-tuning "
+            "files of MAE and SimMIM, the encoder of BEiT, and ViT, BEiT, Swin and SwinV2 in timm's names"
+        )
+    if any(key.startswith("decoder_") for key in weights):
+        return _mae(checkpoint, shape, name)
+    return _encoder(weights, shape, name)
+
+
+def _mae(checkpoint: Checkpoint, shape: Shape, name: str) -> Finding:
+    weights = checkpoint.weights
+    if missing := {"decoder_embed.weight", "decoder_pred.weight", MASK_TOKEN} - weights.keys():
+        raise ValueError(f"it looks like MAE's, but there is no {', '.join(sorted(missing))}")
+    width = weights["decoder_embed.weight"].shape[0]
+    guessed = dict(shape.guessed)
+    normalised = checkpoint.setting("norm_pix_loss")
+    if normalised is None:
+        normalised = True
+        guessed["method.norm_target"] = "of the published files only mae_visualize_* predict plain pixels"
+    if width != 512:
+        guessed["method.decoder_heads"] = "the published files have 16"
+    method = Choice(
+        name="mae",
+        mask_ratio=checkpoint.setting("mask_ratio") or 0.75,
+        norm_target=normalised,
+        decoder_dim=width,
+        decoder_depth=count(weights, "decoder_blocks."),
+        decoder_heads=16,
+        rounding="mae_official",
+    )
+    return Finding(
+        title="MAE pre-training, encoder and decoder",
+        family=shape.family,
+        recipe=_recipe(name, method, shape),
+        complete=True,
+        weights=weights,
+        rename=mae_name,
+        guessed=guessed,
+    )
+
+
+def _simmim(checkpoint: Checkpoint, name: str) -> Finding:
+    weights = checkpoint.weights
+    if "decoder.0.weight" not in weights:
+        raise ValueError("it looks like SimMIM's, but there is no decoder.0.weight")
+    prefix = "encoder."
+    inner = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    shape = shape_of(inner)
+    if shape is None:
+        raise ValueError(
+            f"it looks like SimMIM's, but its encoder is not known: {', '.join(list(inner)[:6])}"
+        )
+    guessed, window = dict(shape.guessed), None
+    target = checkpoint.setting("MODEL", "SIMMIM", "NORM_TARGET", "ENABLE")
+    if target:
+        window = checkpoint.setting("MODEL", "SIMMIM", "NORM_TARGET", "PATCH_SIZE")
+    elif target is None and shape.family == "SwinV2":
+        window = 47
+        guessed["method.local_window"] = "the published SwinV2 files predict targets normalised so"
+    method = Choice(
+        name="simmim",
+        mask_ratio=checkpoint.setting("DATA", "MASK_RATIO") or 0.6,
+        mask_size=checkpoint.setting("DATA", "MASK_PATCH_SIZE") or 32,
+        local_window=window,
+    )
+    return Finding(
+        title="SimMIM pre-training, encoder and head",
+        family=shape.family,
+        recipe=_recipe(name, method, shape),
+        complete=True,
+        weights=weights,
+        rename=simmim_name,
+        guessed=guessed,
+    )
+
+
+def _encoder(weights: Mapping[str, Tensor], shape: Shape, name: str) -> Finding:
+    kept = {key: value for key, value in weights.items() if not key.startswith(HEADS) and key != MASK_TOKEN}
+    notes = [IMAGENET]
+    if "fc_norm.weight" in weights and "norm.weight" not in weights:
+        notes.append(
+            "The file norms the mean of the patches (fc_norm); here the same norm is applied to each patch, "
+            "before the mean. Features are alike, not equal."
+        )
+    # The official Swin merges patches at the end of a stage, timm's at the start of the next.
+    official = shape.family.startswith("Swin") and any(
+        key.startswith("layers.0.downsample.") for key in weights
+    )
+    left_out = [head.rstrip(".") for head in HEADS if any(key.startswith(head) for key in weights)]
+    classifier = " of a classifier" if "head" in left_out else ""
+    kind = (
+        "BEiT pre-training, encoder only" if "lm_head" in left_out else f"{shape.family} encoder{classifier}"
+    )
+    method = Choice(name="mae" if shape.family == "ViT" else "simmim")
+    return Finding(
+        title=kind,
+        family=shape.family,
+        recipe=_recipe(name, method, shape),
+        complete=False,
+        weights=kept,
+        rename=swin_name if official else encoder_name,
+        guessed=shape.guessed,
+        left_out=(*left_out, *(name for name in (MASK_TOKEN,) if name in weights)),
+        notes=tuple(notes),
+    )
+
+
+def _recipe(name: str, method: Choice, shape: Shape) -> Recipe:
+    """A published run, of which method, encoder and images are replaced by the file's."""
+    usual = RECIPES[PUBLISHED[method.name, shape.family]]()
+    data = Data.model_validate(
+        {**usual.data.model_dump(), "image_size": shape.image_size, "channels": shape.channels}
+    )
+    changes = {"name": name, "method": method, "encoder": shape.encoder, "data": data}
+    return with_defaults(usual.model_copy(update=changes))

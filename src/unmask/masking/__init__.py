@@ -1,0 +1,15 @@
+"""Which patches are hidden, and how to draw them.
+
+Shapes in this package: B batch, N patches, V visible, M hidden ("masked"), D width, C channels,
+H W pixels, h w grid.
+
+A `Mask` hides the same number of patches in every row, `count`, a Python int: the shapes that follow from it
+are static, so a method traces as one graph. Samplers are small frozen dataclasses, called as `sampler(batch,
+grid, device)`; they draw from the device's default generator, which checkpoints save and restore.
+"""
+
+from unmask.masking.distance import average_distance
+from unmask.masking.mask import Grid, Mask
+from unmask.masking.samplers import BlockMask, RandomMask, SquareMask, hidden_count
+
+__all__ = ["BlockMask", "Grid", "Mask", "RandomMask", "SquareMask", "average_distance", "hidden_count"]
