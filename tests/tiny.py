@@ -1,6 +1,11 @@
 """Small encoders of every family and small methods around them, for tests."""
 
+import tempfile
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from unmask.encoders import Encoder, create_encoder
 from unmask.methods import METHODS, Method
@@ -25,10 +30,17 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "swin": ("swin_tiny_patch4_window7_224", HIERARCHICAL),
     "swinv2": ("swinv2_tiny_window8_256", HIERARCHICAL),
 }
+TABLES = tempfile.TemporaryDirectory()
 DROPPING = ("vit", "vit_registers", "vit_no_class_token", "rope_axial", "rope_mixed", "dinov3", "eva02")
 
 DECODER = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
-METHOD_OPTIONS: dict[str, dict[str, Any]] = {"mae": DECODER, "simmim": {"mask_size": 16}}
+METHOD_OPTIONS: dict[str, dict[str, Any]] = {
+    "mae": DECODER,
+    "simmim": {"mask_size": 16},
+    "simmim bins": {"mask_size": 16, "target": "bins", "bins": 4},
+    "simmim clusters": {"mask": "square", "mask_size": 32, "target": "clusters"},
+    "simmim blocks": {"mask": "block", "mask_size": 8, "head": "mlp", "loss": "l2", "scope": "all"},
+}
 
 
 def tiny_encoder(name: str, *, image_size: tuple[int, int] = (64, 64), channels: int = 3) -> Encoder:
@@ -39,10 +51,29 @@ def tiny_encoder(name: str, *, image_size: tuple[int, int] = (64, 64), channels:
 def tiny_method(
     name: str, encoder: str, *, image_size: tuple[int, int] = (64, 64), channels: int = 3
 ) -> Method:
-    return METHODS[name](
-        tiny_encoder(encoder, image_size=image_size, channels=channels), **METHOD_OPTIONS[name]
-    )
+    """
+    Args:
+        name: of the method; of a variant followed by what is special.
+    """
+    options = dict(METHOD_OPTIONS[name])
+    if options.get("target") == "clusters":
+        options["colours"] = colour_table(channels)
+    built = tiny_encoder(encoder, image_size=image_size, channels=channels)
+    return METHODS[method_of(name)](built, **options)
 
 
-# Every method with every family that it can work with.
+def method_of(name: str) -> str:
+    return name.split()[0]
+
+
+@cache
+def colour_table(channels: int) -> Path:
+    """Six colours in a file that stays until the tests end."""
+    path = Path(TABLES.name, f"{channels}.npy")
+    np.save(path, np.random.default_rng(0).random((6, channels)))
+    return path
+
+
+# Every method with every family that it can work with, and variants that compute differently.
 PAIRS = [("mae", name) for name in DROPPING] + [("simmim", name) for name in ENCODERS]
+PAIRS += [("simmim bins", "swin"), ("simmim clusters", "vit"), ("simmim blocks", "swinv2")]

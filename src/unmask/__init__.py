@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unmask.colours import colours
     from unmask.convert import convert
     from unmask.encoders import ENCODERS
     from unmask.engine.pretrain import pretrain
@@ -25,6 +26,7 @@ __all__ = [
     "ENCODERS",
     "METHODS",
     "RECIPES",
+    "colours",
     "convert",
     "evaluate",
     "export",
@@ -38,6 +40,7 @@ _HOMES = {
     "ENCODERS": "unmask.encoders",
     "METHODS": "unmask.methods",
     "RECIPES": "unmask.recipes",
+    "colours": "unmask.colours",
     "convert": "unmask.convert",
     "evaluate": "unmask.evaluate",
     "export": "unmask.export",
@@ -49,7 +52,7 @@ _HOMES = {
 
 
 class _Package(ModuleType):
-    """`convert`, `evaluate`, ... are submodules and functions; `unmask.evaluate` is always the function.
+    """`colours`, `convert`, ... are submodules and functions; `unmask.evaluate` is always the function.
 
     Python sets a submodule as an attribute of its package when it is imported, whoever imports it.
     """

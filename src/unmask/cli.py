@@ -225,6 +225,23 @@ def export(
 
 
 @app.command()
+def colours(
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Table to write, a .npy file.")] = Path(
+        "colours.npy"
+    ),
+    count: Annotated[int, typer.Option(min=2, help="Clusters.")] = 512,
+    pictures: Annotated[int, typer.Option(min=1, help="To look at, evenly spread over the data.")] = 2000,
+    channels: Annotated[int, typer.Option(min=1, help="Of the images.")] = 3,
+    seed: RandomSeed = 0,
+) -> None:
+    """Cluster the colours of images: a table for method.target=clusters."""
+    from unmask.colours import colours
+
+    typer.echo(colours(data, out=out, count=count, pictures=pictures, channels=channels, seed=seed))
+
+
+@app.command()
 def convert(
     file: Annotated[Path, typer.Argument(help="PyTorch file (.pth, .pt, .bin) or safetensors.")],
     settings: Settings = None,

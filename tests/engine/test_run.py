@@ -1,5 +1,6 @@
 """Which folders a run may use, and that a mistake leaves no trace."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,19 @@ def test_nothing_is_made_when_something_is_wrong(
         run(data, tmp_path / "run", **options)
     assert message in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_goes_on_though_its_method_got_an_option_since(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(data, out, steps=4)
+    recipe = json.loads((out / "recipe.json").read_text())
+    del recipe["method"]["rounding"]
+    (out / "recipe.json").write_text(json.dumps(recipe))
+    assert run(data, out, resume=True).step == 4
+    recipe["method"]["rounding"] = "mae_official"
+    (out / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(UserError, match=r"method\.rounding is mae_official, not nearest"):
+        run(data, out, resume=True, overrides={"method.rounding": "nearest"})
 
 
 def test_missing_data_leaves_no_folder(tmp_path: Path) -> None:

@@ -280,12 +280,12 @@ def measure_simmim(case: Case) -> Quantities:
     features = encoder(images, mask, method.token).patches
     result |= {
         "out/features": rearrange(features, "b (h w) d -> b d h w", h=encoder.feature_grid[0]),
-        "out/pred": method.pixels(method.head(features)),
+        "out/pred": method.head(features),
         "out/loss": loss,
     }
     result |= gradients(loss, method, names, weights, "grad")
     if window is not None:
-        result["out/target_norm"] = method.target(images)
+        result["out/target_norm"] = method.target(images, mask)
         method.local_window = None
         result["out/loss_raw_pixels"] = method(images, mask=mask)["loss"]
         result |= gradients(result["out/loss_raw_pixels"], method, names, weights, "grad_raw_pixels")

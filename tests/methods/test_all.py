@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tiny import DROPPING, PAIRS, tiny_method
+from tests.tiny import DROPPING, PAIRS, method_of, tiny_method
 from unmask.methods import METHODS, Method
 
 SIZES = {"square": ((64, 64), 3), "wide, four channels": ((64, 96), 4)}
@@ -47,7 +47,7 @@ every_pair = pytest.mark.parametrize(("name", "encoder"), PAIRS)
 
 
 def test_every_method_is_covered() -> None:
-    assert {name for name, _ in PAIRS} == set(METHODS)
+    assert {method_of(name) for name, _ in PAIRS} == set(METHODS)
 
 
 @every_pair

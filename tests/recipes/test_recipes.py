@@ -20,6 +20,9 @@ PARAMETERS = {  # computed from the official code
     "simmim_swin_large_800ep": 199_881_204,
     "simmim_vit_base_800ep": 86_256_720,
     "simmim_swinv2_base_800ep": 90_042_744,
+    "simmim_swinv2_large_800ep": 199_924_788,
+    "simmim_swinv2_huge_800ep": 663_865_098,
+    "simmim_swinv2_giant_800ep": 3_010_401_504,  # of which the encoder 2,997,815,008
 }
 
 
@@ -181,9 +184,18 @@ def test_mistakes_are_explained(name: str, changes: dict, message: str) -> None:
 def test_a_recipe_says_all_that_decides_the_result() -> None:
     assert resolve_recipe("mae").method.options["mask_ratio"] == 0.75
     assert resolve_recipe("simmim", overrides={"method.mask_size": 64}).method.options == {
+        "mask": "random",
         "mask_ratio": 0.6,
         "mask_size": 64,
+        "min_block": None,
+        "head": "linear",
+        "target": "pixels",
+        "target_size": None,
         "local_window": None,
+        "bins": 8,
+        "colours": None,
+        "loss": "l1",
+        "scope": "hidden",
     }
 
 

@@ -11,6 +11,7 @@ from unmask.engine.checkpoint import STATE, State, checkpoints, read_state
 from unmask.engine.files import leftovers, remove
 from unmask.errors import UserError
 from unmask.recipes.base import Recipe
+from unmask.recipes.build import with_defaults
 from unmask.runs import read_recipe
 
 # Everything that a run makes, and what was made of it; nothing else is ever deleted.
@@ -151,6 +152,8 @@ def require_same(saved: Recipe, given: Recipe) -> None:
     Raises:
         UserError: a contradiction, with both values.
     """
+    # A run of an older version says nothing of options that came later; it had their defaults.
+    saved = with_defaults(saved)
     before, now = _flat(saved.model_dump(mode="json")), _flat(given.model_dump(mode="json"))
     changed = [
         f"{key} is {before.get(key, 'not set')}, not {now.get(key, 'not set')}"

@@ -11,23 +11,47 @@ Loss, over the set M of hidden pixels of the batch, with C channels::
 
     L = 1 / (C |M|)  sum_{i in M}  | prediction_i - x_i |_1
 
+Every choice that the paper compares is an option: masks (table 1), heads (table 2), resolutions of the
+target (table 3), classes of colours instead of pixels, losses, and all pixels instead of the hidden ones.
+
 Differences from the official code:
 
 * the mean divides by |M|, the official one by |M| + 1e-5;
 * rectangular images and any number of channels;
 * `local_window` normalises targets as in the follow-up ("On Data Scaling in Masked Image Modeling", arXiv
   2206.04664; 47 there), with the variance in float64: in float32 the official formula turns a constant image
-  into noise.
+  into noise;
+* the code was released for random masks, the linear head, pixels at full resolution and L1 on hidden pixels;
+  all else follows the paper's text, which leaves some of it open: see the docstrings of the parts.
 """
 
-from jaxtyping import Float
+from pathlib import Path
+from typing import Literal
+
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn, zeros
 
-from unmask.encoders.base import Encoder
+from unmask.data.views import imagenet_statistics
+from unmask.encoders.base import Encoder, ImageSize, height_and_width
 from unmask.encoders.initialise import initialise_token
-from unmask.masking import Mask, RandomMask
+from unmask.heads import HeadName, create_head
+from unmask.masking import BlockMask, Mask, RandomMask, SquareMask
 from unmask.methods.base import Method
-from unmask.patches import from_patches, normalise_locally, to_patches, visible_statistics
+from unmask.patches import normalise_locally, visible_statistics
+from unmask.targets import Bins, Cells, Clusters, Pixels, Target, read_colours
+from unmask.targets.pixels import LossName
+
+MOST_CLASSES = 2**15  # scored for one feature: with 1024 channels, a matrix of 34 million
+
+# Options that mean something only beside a choice.
+NEEDS = {
+    "mask_ratio": "mask=random or mask=block (of a square, mask_size decides the share)",
+    "min_block": "mask=block",
+    "local_window": "target=pixels",
+    "bins": "target=bins",
+    "colours": "target=clusters",
+    "loss": "target=pixels (classes have the cross-entropy)",
+}
 
 
 class SimMIM(Method):
@@ -35,36 +59,68 @@ class SimMIM(Method):
 
     Args:
         encoder: any encoder.
-        mask_ratio: share of squares to hide, rounded up, table 1.
-        mask_size: side of a square in pixels, a multiple of the encoder's patch size, table 1.
+        mask: squares at random places of a grid; one square at any place; or rectangles until enough is
+            hidden (BEiT's), table 1.
+        mask_ratio: share to hide, of "random" rounded up, table 1.
+        mask_size: pixels, a multiple of the encoder's patch size: side of a random square, of the one square,
+            or of the units that rectangles consist of, table 1.
+        min_block: units in the smallest rectangle of "block"; None is BEiT's share of the grid, 16 of 196.
+        head: one matrix, two with a GELU between, or a decoder built as a reversed Swin, table 2.
+        target: what the colour of a hidden pixel is predicted as: numbers; a class for each channel; or a
+            class for all channels together, the nearest of `colours`.
+        target_size: height and width in pixels that images are averaged down to, table 3; None is their own.
         local_window: normalise target pixels by the window of so many pixels around each; None predicts plain
             pixels.
+        bins: classes of a channel, of equal width (the paper tries 8 and 256).
+        colours: table of colours, a file that `unmask colours` wrote (or .npy, .safetensors: `read_colours`).
+        loss: of the difference of pixels; classes have the cross-entropy.
+        scope: score hidden pixels (prediction), or all (reconstruction, which the paper finds worse).
+        mean: of pixels in [0, 1], a channel, that images are normalised with; None is ImageNet's.
+        std: likewise.
     """
 
     def __init__(
         self,
         encoder: Encoder,
         *,
+        mask: Literal["random", "square", "block"] = "random",  # table 1
         mask_ratio: float = 0.6,  # table 1
         mask_size: int = 32,  # table 1
+        min_block: int | None = None,
+        head: HeadName = "linear",  # table 2
+        target: Literal["pixels", "bins", "clusters"] = "pixels",
+        target_size: ImageSize | None = None,  # table 3
         local_window: int | None = None,
+        bins: int = 8,
+        colours: Path | None = None,
+        loss: LossName = "l1",
+        scope: Literal["hidden", "all"] = "hidden",
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
-        if mask_size < 1 or mask_size % encoder.patch_size:
-            fitting = max(1, round(mask_size / encoder.patch_size)) * encoder.patch_size
-            raise ValueError(
-                f"mask_size of {mask_size} pixels is no multiple of the encoder's patches of "
-                f"{encoder.patch_size} pixels; use for instance method.mask_size={fitting}"
-            )
+        _refuse_idle(
+            mask_ratio=mask == "square" and mask_ratio != 0.6,
+            min_block=mask != "block" and min_block is not None,
+            local_window=target != "pixels" and local_window is not None,
+            bins=target != "bins" and bins != 8,
+            colours=target != "clusters" and colours is not None,
+            loss=target != "pixels" and loss != "l1",
+        )
         if local_window is not None and (local_window < 3 or local_window % 2 == 0):
             raise ValueError(f"local_window must be an odd number of at least 3 pixels, not {local_window}")
         self.encoder = encoder
-        self.masking = RandomMask(ratio=mask_ratio, unit=mask_size // encoder.patch_size, rounding="up")
-        self.masking.check(encoder.grid)
+        self.masking = _masking(encoder, mask, ratio=mask_ratio, size=mask_size, smallest=min_block)
         self.local_window = local_window
+        self.scope = scope
+        size = None if target_size is None else height_and_width(target_size)
+        self.cells = Cells.fitting(encoder, size)
+        statistics = imagenet_statistics(encoder.channels, mean, std)
+        self.colours = _colours(target, loss, bins, colours, *statistics)
+        _require_few(self.colours, encoder, self.cells)
         self.token = nn.Parameter(zeros(1, 1, encoder.token_dim))
         initialise_token(self.token, encoder)
-        self.head = nn.Linear(encoder.dim, encoder.channels * encoder.stride**2)
+        self.head = create_head(head, encoder, outputs=self.colours.outputs, cell=self.cells.size)
 
     def forward(self, images: Float[Tensor, "B C H W"], *, mask: Mask | None = None) -> dict[str, Tensor]:
         # mask
@@ -72,25 +128,98 @@ class SimMIM(Method):
         # encode
         seen = self.encoder(images, mask, self.token)
         # predict
-        prediction = self.pixels(self.head(seen.patches))
+        prediction = self.head(seen.patches)
         # target
-        target = self.target(images)
+        target = self.target(images, mask)
         # compare
-        error = (prediction.float() - target).abs()
-        return {"loss": mask.mean(to_patches(error, self.encoder.patch_size).mean(-1))}
+        return {"loss": self.average(self.colours.error(prediction.float(), target), mask)}
 
-    def pixels(self, prediction: Float[Tensor, "B N E"]) -> Float[Tensor, "B C H W"]:
-        """Predictions of all features as an image; the order in a feature is (channel, row, column)."""
-        return from_patches(prediction, self.encoder.feature_grid, self.encoder.stride, "c p q")
+    def target(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Shaped[Tensor, "B c h w"]:
+        """What every cell should be predicted as; of one that is partly hidden, its hidden pixels."""
+        pixels = images if self.local_window is None else normalise_locally(images, self.local_window)
+        return self.colours.encode(self.cells.colours(pixels, mask if self.scope == "hidden" else None))
 
-    def target(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """What every pixel should be predicted as."""
-        return images if self.local_window is None else normalise_locally(images, self.local_window)
+    def average(self, error: Float[Tensor, "B c h w"], mask: Mask) -> Float[Tensor, ""]:
+        """Mean error over all pixels that are scored."""
+        per_patch = self.cells.per_patch(error)
+        return mask.mean(per_patch) if self.scope == "hidden" else per_patch.mean()
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"]:
-        prediction = self.pixels(self.head(self.encoder(images, mask, self.token).patches)).float()
+        prediction = self.head(self.encoder(images, mask, self.token).patches).float()
+        picture = self.cells.enlarge(self.colours.decode(prediction))
         if self.local_window is None:
-            return prediction
+            return picture
         hidden = mask.pixels(self.encoder.patch_size)
         mean, deviation = visible_statistics(images, hidden, self.local_window)
-        return prediction * deviation + mean
+        return picture * deviation + mean
+
+    def loss_of(
+        self, picture: Float[Tensor, "B C H W"], images: Float[Tensor, "B C H W"], mask: Mask
+    ) -> Float[Tensor, ""] | None:
+        if self.chance_loss is not None:
+            return None
+        return self.average(self.colours.error(self.target(picture, mask), self.target(images, mask)), mask)
+
+    @property
+    def chance_loss(self) -> float | None:
+        return self.colours.chance_loss
+
+
+def _refuse_idle(**idle: bool) -> None:
+    """Options that were given and would do nothing are mistakes."""
+    for option, given in idle.items():
+        if given:
+            raise ValueError(f"method.{option} needs method.{NEEDS[option]}; choose that, or leave it out")
+
+
+def _masking(
+    encoder: Encoder, name: str, *, ratio: float, size: int, smallest: int | None
+) -> RandomMask | SquareMask | BlockMask:
+    """The generator of masks, checked to fit the encoder's images."""
+    if size < 1 or size % encoder.patch_size:
+        fitting = max(1, round(size / encoder.patch_size)) * encoder.patch_size
+        raise ValueError(
+            f"mask_size of {size} pixels is no multiple of the encoder's patches of {encoder.patch_size} "
+            f"pixels; use for instance method.mask_size={fitting}"
+        )
+    unit = size // encoder.patch_size
+    masking: RandomMask | SquareMask | BlockMask
+    if name == "random":
+        masking = RandomMask(ratio=ratio, unit=unit, rounding="up")
+    elif name == "square":
+        masking = SquareMask(side=unit)
+    else:
+        masking = BlockMask(ratio=ratio, unit=unit, min_block=smallest)
+    masking.check(encoder.grid)
+    return masking
+
+
+def _colours(
+    target: str,
+    loss: LossName,
+    bins: int,
+    colours: Path | None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Target:
+    """How colours are predicted."""
+    if target == "pixels":
+        return Pixels(len(mean), loss=loss)
+    if target == "bins":
+        return Bins(bins, mean=mean, std=std)
+    if colours is None:
+        raise ValueError(
+            "method.target=clusters needs a table of colours: make one of your images by `unmask colours "
+            "--data DIR --out colours.npy`, then give method.colours=colours.npy"
+        )
+    return Clusters(read_colours(colours, len(mean)), mean=mean, std=std)
+
+
+def _require_few(colours: Target, encoder: Encoder, cells: Cells) -> None:
+    """Refuse so many classes that no machine should be asked to hold them."""
+    places = (encoder.stride // cells.size) ** 2
+    if colours.chance_loss is not None and colours.outputs * places > MOST_CLASSES:
+        raise ValueError(
+            f"{colours.outputs:,} classes for each of {places:,} places are {colours.outputs * places:,} of "
+            f"one feature, more than {MOST_CLASSES:,}; use a coarser method.target_size, or fewer classes"
+        )

@@ -20,6 +20,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         simmim.simmim_swin_large_800ep,
         simmim.simmim_vit_base_800ep,
         simmim.simmim_swinv2_base_800ep,
+        simmim.simmim_swinv2_large_800ep,
+        simmim.simmim_swinv2_huge_800ep,
+        simmim.simmim_swinv2_giant_800ep,
     )
 }
 

@@ -25,6 +25,8 @@ DECIDED = {
     "dynamic_img_size": "data.image_size, which is the same for all images",
     "patch_drop_rate": "method.mask_ratio",
 }
+# Method options that are what data.mean and data.std say, of methods that know pixels from normalised images.
+STATISTICS = ("mean", "std")
 
 
 def build_encoder(recipe: Recipe) -> Encoder:
@@ -54,6 +56,8 @@ def build_method(recipe: Recipe) -> Method:
         raise UserError(f"no method is called {name!r}. Methods: {', '.join(METHODS)}.")
     method = METHODS[name]
     options = check_options(method, method.__name__, recipe.method.options)
+    if set(STATISTICS) <= inspect.signature(method).parameters.keys():
+        options |= {"mean": recipe.data.mean, "std": recipe.data.std}
     encoder = build_encoder(recipe)
     try:
         return method(encoder, **options)
@@ -62,9 +66,15 @@ def build_method(recipe: Recipe) -> Method:
 
 
 def options_of(target: Callable[..., Any]) -> dict[str, Any]:
-    """The options of a method: the keyword-only parameters of its constructor, with their defaults."""
+    """The options of a method: the keyword-only parameters of its constructor, with their defaults; without
+    those that are decided elsewhere.
+    """
     parameters = inspect.signature(target).parameters.values()
-    return {one.name: one.default for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    return {
+        one.name: one.default
+        for one in parameters
+        if one.kind is inspect.Parameter.KEYWORD_ONLY and one.name not in STATISTICS
+    }
 
 
 def with_defaults(recipe: Recipe) -> Recipe:
