@@ -28,12 +28,15 @@ from unmask.options import (
     Json,
     Labelled,
     Layer,
+    Layers,
     LearningRate,
     MethodOrRecipe,
     Overwrite,
     Pool,
+    Pools,
     Precision,
     RandomSeed,
+    Rates,
     Resume,
     Run,
     RunFolder,
@@ -54,7 +57,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 evaluate_app = typer.Typer(
-    no_args_is_help=True, help="How useful frozen features are: k-nearest neighbours, linear probe."
+    no_args_is_help=True, help="How useful frozen features are: k-nearest neighbours, linear probes."
 )
 app.add_typer(evaluate_app, name="evaluate")
 
@@ -183,11 +186,39 @@ def evaluate_linear(
     _evaluate("linear", subject, data, **common, epochs=epochs, lr=lr, flip=flip)
 
 
+@evaluate_app.command("sweep")
+def evaluate_sweep(
+    subject: Subject,
+    data: Labelled,
+    json: Json = None,
+    layers: Layers = None,
+    pools: Pools = None,
+    rates: Rates = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the features.")] = 90,
+    flip: Annotated[bool, typer.Option("--flip", help="Use the mirrored training images too.")] = False,
+    baselines: Baselines = False,
+    image_size: Size = None,
+    batch_size: ImagesAtATime = 64,
+    device: Device = "auto",
+    workers: Workers = None,
+    seed: RandomSeed = 0,
+) -> None:
+    """Find the layer, pooling and learning rate of the best linear classifier."""
+    tried: dict[str, Any] = {"layers": layers, "pools": pools} | ({"rates": rates} if rates else {})
+    common = {"baselines": baselines, "image_size": image_size, "seed": seed}
+    common |= {"json": json, "batch_size": batch_size, "device": device, "workers": workers}
+    _evaluate("sweep", subject, data, **common, **tried, epochs=epochs, flip=flip)
+
+
 def _evaluate(kind: str, subject: str, data: Path, **choices: Any) -> None:
     from unmask.evaluate import evaluate
-    from unmask.evaluate.table import scores_table
+    from unmask.evaluate.table import scores_table, sweep_table
 
-    Console().print(scores_table(subject, [evaluate(kind, subject, data=data, **choices)]))
+    result = evaluate(kind, subject, data=data, **choices)
+    console = Console()
+    console.print(scores_table(subject, [result]))
+    if kind == "sweep":
+        console.print(sweep_table(result))
 
 
 @app.command()
