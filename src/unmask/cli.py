@@ -246,13 +246,16 @@ def report(run: Run) -> None:
 @app.command()
 def export(
     run: Run,
-    to: Annotated[str, typer.Option(metavar="timm|safetensors", help="Format.")] = "timm",
-    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Folder, or .safetensors file.")] = None,
+    to: Annotated[str, typer.Option(metavar="timm|huggingface|onnx|safetensors", help="Format.")] = "timm",
+    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Folder, or the name of the file.")] = None,
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="The ONNX graph takes pixels in 0..1 and normalises them.")
+    ] = False,
 ) -> None:
     """Hand over a run's encoder, for use without unmask."""
     from unmask.export import export
 
-    typer.echo(export(run, to=to, out=out))
+    typer.echo(export(run, to=to, out=out, normalise=normalise))
 
 
 @app.command("list")
