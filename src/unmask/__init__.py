@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unmask.embed import embed
     from unmask.encoders import ENCODERS
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
@@ -23,6 +24,7 @@ __all__ = [
     "ENCODERS",
     "METHODS",
     "RECIPES",
+    "embed",
     "evaluate",
     "export",
     "load_encoder",
@@ -34,6 +36,7 @@ _HOMES = {
     "ENCODERS": "unmask.encoders",
     "METHODS": "unmask.methods",
     "RECIPES": "unmask.recipes",
+    "embed": "unmask.embed",
     "evaluate": "unmask.evaluate",
     "export": "unmask.export",
     "load_encoder": "unmask.load",
@@ -43,7 +46,7 @@ _HOMES = {
 
 
 class _Package(ModuleType):
-    """`evaluate` and `export` are submodules and functions; `unmask.evaluate` is always the function.
+    """`embed`, `evaluate` and `export` are modules and functions; `unmask.evaluate` is always the function.
 
     Python sets a submodule as an attribute of its package when it is imported, whoever imports it.
     """

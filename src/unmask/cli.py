@@ -222,6 +222,32 @@ def _evaluate(kind: str, subject: str, data: Path, **choices: Any) -> None:
 
 
 @app.command()
+def embed(
+    subject: Subject,
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="A .parquet or .npz file to write.")],
+    pool: Pool = "mean",
+    layer: Layer = None,
+    patches: Annotated[bool, typer.Option("--patches", help="The features of every patch too.")] = False,
+    image_size: Size = None,
+    batch_size: ImagesAtATime = 64,
+    device: Device = "auto",
+    workers: Workers = None,
+    seed: RandomSeed = 0,
+) -> None:
+    """Write the features of every image into one file."""
+    from unmask.embed import embed
+
+    common = {"image_size": image_size, "batch_size": batch_size, "device": device, "workers": workers}
+    written = embed(subject, data=data, out=out, pool=pool, layer=layer, patches=patches, seed=seed, **common)
+    typer.echo(f"{written.path}: {written.images:,} images, {written.width} features each")
+    if written.skipped:
+        typer.echo(f"{len(written.skipped):,} could not be read and are left out:", err=True)
+        for name, reason in written.skipped.items():
+            typer.echo(f"  {name}: {reason}", err=True)
+
+
+@app.command()
 def reconstruct(
     run: Run,
     pictures: Annotated[list[Path], typer.Argument(help="Any pictures.")],

@@ -20,9 +20,9 @@ from unmask.data import labels_of, open_splits
 from unmask.encoders import Encoder
 from unmask.encoders.base import ImageSize
 from unmask.engine.files import write_text
-from unmask.engine.machine import choose_device, cores, default_workers
+from unmask.engine.machine import choose_device, cores
 from unmask.errors import UserError
-from unmask.evaluate.features import Extractor, Place, extract, pixels, widths_of
+from unmask.evaluate.features import Extractor, Place, extract, pixels, widths_of, workers_for
 from unmask.evaluate.knn import knn
 from unmask.evaluate.linear import linear_probe
 from unmask.evaluate.probe import Probe, score
@@ -108,7 +108,7 @@ def evaluate(
         image_size=subject.image_size,
         channels=subject.channels,
         batch_size=batch_size,
-        workers=_workers(workers, len(train), batch_size),
+        workers=workers_for(len(train), batch_size, workers),
         device=device,
         progress=progress,
     )
@@ -161,12 +161,6 @@ def _writable(json: str | Path) -> Path:
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise UserError(f"Cannot write {path}: it must be a file in a folder that is there.")
     return path
-
-
-def _workers(workers: int | None, images: int, batch_size: int) -> int:
-    if workers is not None:
-        return workers
-    return default_workers() if images >= 4 * batch_size else 0  # else starting them takes longer
 
 
 def _probe(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unmask.data import EvaluationLoader, Source, labels_of, normalise
 from unmask.encoders import Encoder, Features
+from unmask.engine.machine import default_workers
 from unmask.errors import UserError
 
 PIXELS_SIDE = 32
@@ -141,6 +142,13 @@ def extract(
             found[name].append(extractor(images).float().cpu())
         labels.append(batch_labels)
     return {name: torch.cat(parts) for name, parts in found.items()}, torch.cat(labels)
+
+
+def workers_for(images: int, batch_size: int, wanted: int | None) -> int:
+    """Processes that decode; unless a number is wanted, none where starting them would take longer."""
+    if wanted is not None:
+        return wanted
+    return default_workers() if images >= 4 * batch_size else 0
 
 
 Batch = tuple[Tensor, Tensor | None, Tensor]

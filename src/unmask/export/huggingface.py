@@ -23,8 +23,8 @@ from unmask.export.card import CROP, write_model_card
 from unmask.export.native import NativeModel, native_model
 from unmask.export.timm import fill_timm
 
-# Of transformers' features, relative to the largest. Rounding stays far below it; a mistake in small terms, such as
-# the biases of relative positions early in a training, may not stay far above it.
+# Of transformers' features, relative to the largest. Rounding stays far below it; a mistake in small terms,
+# such as the biases of relative positions early in a training, may not stay far above it.
 TOLERANCE = 2e-5
 WEIGHTS = "model.safetensors"
 
