@@ -148,7 +148,7 @@ def test_a_failed_write_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(sys.modules["unmask.export"], "save_file", half)
+    monkeypatch.setattr(sys.modules["unmask.export.saved"], "save_file", half)
     with pytest.raises(OSError, match="no space"):
         save(tiny("vit"), tmp_path)
     assert (tmp_path / "encoder.safetensors").read_bytes() == before
@@ -214,7 +214,7 @@ def test_export_replaces_an_earlier_one(tmp_path: Path) -> None:
     encoder.model.norm.bias.data[:] = 3.0
     save(encoder, tmp_path)
     folder = export(tmp_path, to="timm", out=tmp_path / "out")
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert model.norm.bias.tolist() == [3.0] * 48
 
@@ -259,7 +259,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         load_encoder(tmp_path)
     with pytest.raises(UserError, match="did you mean vit_base_patch16_224"):
         load_encoder("vit_base_patch16_242")
-    with pytest.raises(UserError, match="timm and safetensors"):
+    with pytest.raises(UserError, match="timm, huggingface, onnx, safetensors"):
         export(tmp_path, to="onxx")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unmask.colours import colours
     from unmask.convert import convert
+    from unmask.embed import embed
     from unmask.encoders import ENCODERS
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
@@ -28,6 +29,7 @@ __all__ = [
     "RECIPES",
     "colours",
     "convert",
+    "embed",
     "evaluate",
     "export",
     "load_encoder",
@@ -42,6 +44,7 @@ _HOMES = {
     "RECIPES": "unmask.recipes",
     "colours": "unmask.colours",
     "convert": "unmask.convert",
+    "embed": "unmask.embed",
     "evaluate": "unmask.evaluate",
     "export": "unmask.export",
     "load_encoder": "unmask.load",
@@ -52,7 +55,7 @@ _HOMES = {
 
 
 class _Package(ModuleType):
-    """`colours`, `convert`, ... are submodules and functions; `unmask.evaluate` is always the function.
+    """`evaluate`, `export`, `embed`, ... are submodules and functions; as attributes, always the functions.
 
     Python sets a submodule as an attribute of its package when it is imported, whoever imports it.
     """

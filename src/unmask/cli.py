@@ -28,12 +28,15 @@ from unmask.options import (
     Json,
     Labelled,
     Layer,
+    Layers,
     LearningRate,
     MethodOrRecipe,
     Overwrite,
     Pool,
+    Pools,
     Precision,
     RandomSeed,
+    Rates,
     Resume,
     Run,
     RunFolder,
@@ -54,7 +57,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 evaluate_app = typer.Typer(
-    no_args_is_help=True, help="How useful frozen features are: k-nearest neighbours, linear probe."
+    no_args_is_help=True, help="How useful frozen features are: k-nearest neighbours, linear probes."
 )
 app.add_typer(evaluate_app, name="evaluate")
 
@@ -183,11 +186,65 @@ def evaluate_linear(
     _evaluate("linear", subject, data, **common, epochs=epochs, lr=lr, flip=flip)
 
 
+@evaluate_app.command("sweep")
+def evaluate_sweep(
+    subject: Subject,
+    data: Labelled,
+    json: Json = None,
+    layers: Layers = None,
+    pools: Pools = None,
+    rates: Rates = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the features.")] = 90,
+    flip: Annotated[bool, typer.Option("--flip", help="Use the mirrored training images too.")] = False,
+    baselines: Baselines = False,
+    image_size: Size = None,
+    batch_size: ImagesAtATime = 64,
+    device: Device = "auto",
+    workers: Workers = None,
+    seed: RandomSeed = 0,
+) -> None:
+    """Find the layer, pooling and learning rate of the best linear classifier."""
+    tried: dict[str, Any] = {"layers": layers, "pools": pools} | ({"rates": rates} if rates else {})
+    common = {"baselines": baselines, "image_size": image_size, "seed": seed}
+    common |= {"json": json, "batch_size": batch_size, "device": device, "workers": workers}
+    _evaluate("sweep", subject, data, **common, **tried, epochs=epochs, flip=flip)
+
+
 def _evaluate(kind: str, subject: str, data: Path, **choices: Any) -> None:
     from unmask.evaluate import evaluate
-    from unmask.evaluate.table import scores_table
+    from unmask.evaluate.table import scores_table, sweep_table
 
-    Console().print(scores_table(subject, [evaluate(kind, subject, data=data, **choices)]))
+    result = evaluate(kind, subject, data=data, **choices)
+    console = Console()
+    console.print(scores_table(subject, [result]))
+    if kind == "sweep":
+        console.print(sweep_table(result))
+
+
+@app.command()
+def embed(
+    subject: Subject,
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="A .parquet or .npz file to write.")],
+    pool: Pool = "mean",
+    layer: Layer = None,
+    patches: Annotated[bool, typer.Option("--patches", help="The features of every patch too.")] = False,
+    image_size: Size = None,
+    batch_size: ImagesAtATime = 64,
+    device: Device = "auto",
+    workers: Workers = None,
+    seed: RandomSeed = 0,
+) -> None:
+    """Write the features of every image into one file."""
+    from unmask.embed import embed
+
+    common = {"image_size": image_size, "batch_size": batch_size, "device": device, "workers": workers}
+    written = embed(subject, data=data, out=out, pool=pool, layer=layer, patches=patches, seed=seed, **common)
+    typer.echo(f"{written.path}: {written.images:,} images, {written.width} features each")
+    if written.skipped:
+        typer.echo(f"{len(written.skipped):,} could not be read and are left out:", err=True)
+        for name, reason in written.skipped.items():
+            typer.echo(f"  {name}: {reason}", err=True)
 
 
 @app.command()
@@ -215,13 +272,16 @@ def report(run: Run) -> None:
 @app.command()
 def export(
     run: Run,
-    to: Annotated[str, typer.Option(metavar="timm|safetensors", help="Format.")] = "timm",
-    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Folder, or .safetensors file.")] = None,
+    to: Annotated[str, typer.Option(metavar="timm|huggingface|onnx|safetensors", help="Format.")] = "timm",
+    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Folder, or the name of the file.")] = None,
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="The ONNX graph takes pixels in 0..1 and normalises them.")
+    ] = False,
 ) -> None:
     """Hand over a run's encoder, for use without unmask."""
     from unmask.export import export
 
-    typer.echo(export(run, to=to, out=out))
+    typer.echo(export(run, to=to, out=out, normalise=normalise))
 
 
 @app.command()

@@ -19,6 +19,27 @@ def image_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Words from "mean,cls+mean"."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """Whole numbers from "3,-2"."""
+    try:
+        return tuple(int(word) for word in names(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no list of whole numbers such as 3,-2") from error
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers from "1.6,6.4"."""
+    try:
+        return tuple(float(word) for word in names(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no list of numbers such as 1.6,6.4") from error
+
+
 def learned(**text: Any) -> Any:
     return typer.Option(rich_help_panel=LEARNED, **text)
 
@@ -77,7 +98,23 @@ Labelled = Annotated[
     ),
 ]
 Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result here too.")]
-Pool = Annotated[Literal["mean", "cls"], typer.Option(help="Mean over the patches, or the class token.")]
+Pool = Annotated[
+    str,
+    typer.Option(
+        metavar="mean|max|std|cls",
+        help="Of all patches, or cls, the class token; also several, joined by +: cls+mean.",
+    ),
+]
+Pools = Annotated[
+    Any, typer.Option(metavar="A,B,...", parser=names, help="Poolings to try, such as mean,cls+mean.")
+]
+Layers = Annotated[
+    Any,
+    typer.Option(metavar="I,J,...", parser=integers, help="Inner blocks to try, such as 3,-2; else all."),
+]
+Rates = Annotated[
+    Any, typer.Option(metavar="X,Y,...", parser=numbers, help="Learning rates to try, such as 1.6,6.4.")
+]
 Layer = Annotated[int | None, typer.Option(help="Take the raw output of this block, not the last one's.")]
 Baselines = Annotated[
     bool, typer.Option("--baselines", help="Compare with random weights, raw pixels and the largest class.")

@@ -16,6 +16,7 @@ from PIL import Image
 from unmask import __version__
 from unmask.charts import line_chart
 from unmask.engine.files import write_text
+from unmask.evaluate.table import LAST, by_layer
 from unmask.runs import Line, Log, number, read_json, read_log, read_recipe
 from unmask.summary import data_name, header, kind_title, score, tiles, warnings
 
@@ -112,7 +113,8 @@ def _scores(log: Log) -> list[dict[str, Any]]:
     for event in log.all("evaluation"):
         if number(event, "score") is None:
             continue
-        key = tuple(str(event.get(name)) for name in ("kind", "data", "pool", "layer"))
+        choice = () if "trials" in event else ("pool", "layer")  # a sweep finds another place each time
+        key = tuple(str(event.get(name)) for name in ("kind", "data", *choice))
         # Baselines do not depend on the training: one measurement serves all later evaluations.
         earlier = newest.pop(key, {}).get("baselines")
         newest[key] = {**event, "baselines": event.get("baselines") or earlier or {}}
@@ -129,7 +131,24 @@ def _score_bars(event: Line) -> dict[str, Any]:
     facts += [f"pool {event['pool']}"] if event.get("pool", "mean") != "mean" else []
     facts += [f"layer {event['layer']}"] if event.get("layer") is not None else []
     facts += [f"standard error {error:.1%}"] if error is not None else []
-    return {"title": kind_title(event), "note": " · ".join(facts), "bars": bars}
+    grid = _sweep_grid(event) if event.get("trials") else None
+    return {"title": kind_title(event), "note": " · ".join(facts), "bars": bars, "grid": grid}
+
+
+def _sweep_grid(event: Line) -> dict[str, Any]:
+    """Accuracies of a sweep, a row a layer and a column a pooling, the chosen one marked."""
+    pools, layers = by_layer(event["trials"])
+    chosen = event["layer"], event["pool"]
+    rows = [
+        {
+            "layer": LAST if layer is None else f"block {layer}",
+            "cells": [
+                {"value": f"{trials[pool]['top1']:.1%}", "own": (layer, pool) == chosen} for pool in pools
+            ],
+        }
+        for layer, trials in layers.items()
+    ]
+    return {"pools": pools, "rows": rows}
 
 
 def _bar(name: str, value: float, *, own: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from unmask.methods import METHODS
 from unmask.runs import Line, Log, number
 
 SPLITS = (("train",), ("training",), ("validation",), ("val",), ("test",))
-KINDS = {"knn": "k-nearest neighbours", "linear": "Linear probe"}
+KINDS = {"knn": "k-nearest neighbours", "linear": "Linear probe", "sweep": "Best linear probe"}
 
 
 def header(recipe: Line, log: Log, environment: Line) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def test_score() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda given: given | {"kind": "svm"}, "no evaluation 'svm'; possible are knn and linear"),
+        (lambda given: given | {"kind": "svm"}, "no evaluation 'svm'; possible are knn, linear, sweep"),
         (lambda given: given | {"epoch": 3}, "no option 'epoch'.*Options: k, temperature"),
         (lambda given: given | {"kind": "linear", "epoch": 3}, "did you mean 'epochs'"),
         (lambda given: given | {"run_or_name": "vit_tiny_patch61_224"}, "no encoder is called"),

@@ -1,5 +1,6 @@
 """Features must be those of the encoder, in eval mode, for the right images, in the right order."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from tests.evaluate.pictures import write_pictures
 from tests.tiny import tiny_encoder
 from unmask.data import EvaluationLoader, normalise, open_source
+from unmask.encoders import Features
 from unmask.errors import UserError
-from unmask.evaluate import extract, features_of, pixels
+from unmask.evaluate import Place, extract, features_at, features_of, pixels
 
 SIZE = (64, 64)
 
@@ -56,12 +58,34 @@ def test_layer_of_a_swin_is_the_mean_of_a_stage() -> None:
 
 
 def test_wrong_choices_fail_before_any_image_is_read() -> None:
-    with pytest.raises(UserError, match="cannot pool by 'max'"):
-        features_of(tiny_encoder("vit"), pool="max")
+    for pool in ("median", "mean+", "mean + cls"):
+        with pytest.raises(UserError, match=f"cannot pool by '{re.escape(pool)}'"):
+            features_of(tiny_encoder("vit"), pool=pool)
     with pytest.raises(UserError, match="cannot pool by 'cls'"):
         features_of(tiny_encoder("swin"), pool="cls")
     with pytest.raises(UserError, match="there is no block 2"):
         features_of(tiny_encoder("vit"), layer=2)
+
+
+@pytest.mark.parametrize("name", ["vit_registers", "swin"])
+def test_several_places_in_one_pass(name: str) -> None:
+    encoder = tiny_encoder(name)
+    images = torch.randint(256, (2, 3, *SIZE), dtype=torch.uint8)
+    places = [Place(0, "max"), Place(None, "mean+std"), Place(0, "mean"), Place(-1, "std")]
+    with torch.no_grad():
+        found = features_at(encoder, places)(images)
+        alone = [features_of(encoder, layer=layer, pool=pool)(images) for layer, pool in places]
+    torch.testing.assert_close(found, torch.cat(alone, dim=1))
+
+
+def test_pooling_by_hand() -> None:
+    patches, cls = torch.randn(3, 5, 4), torch.randn(3, 4)
+    features = Features(patches=patches, cls=cls)
+    assert torch.equal(features.pooled("max"), patches.max(1).values)
+    torch.testing.assert_close(
+        features.pooled("std"), (patches - patches.mean(1)[:, None]).pow(2).mean(1).sqrt()
+    )
+    assert torch.equal(features.pooled("cls+mean"), torch.cat([cls, patches.mean(1)], dim=1))
 
 
 def test_pixels_are_block_means() -> None:

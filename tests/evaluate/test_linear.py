@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unmask.errors import UserError
 from unmask.evaluate import linear_probe
-from unmask.evaluate.linear import RATES, Heads, _factor, fit
+from unmask.evaluate.heads import RATES, Heads, _factor, fit
 
 
 def accuracy(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, **options: object) -> float:
@@ -77,27 +77,31 @@ def test_same_seed_same_answer() -> None:
 def test_heads_learn_as_if_alone() -> None:
     features, labels = blobs(128, distance=2, seed=0)
     length = {"epochs": 3, "warmup_epochs": 1, "batch": 32, "seed": 5}
-    together = Heads(16, 4, rates=(0.4, 6.4), seed=5)
-    fit(together, features[None], labels, **length)
-    for index, rate in enumerate(together.rates):
-        alone = Heads(16, 4, rates=(rate,), seed=5)
-        fit(alone, features[None], labels, **length)
-        torch.testing.assert_close(together.weights[index], alone.weights[0], rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(together.biases[index], alone.biases[0], rtol=1e-4, atol=1e-6)
+    other = features.flip(1) ** 2
+    rates = ((0.4, 6.4), (1.6, 0.1))
+    together = Heads(16, 4, rates=rates, seed=5)
+    fit(together, torch.cat([features, other], dim=1)[None], labels, **length)
+    for row, inputs in enumerate((features, other)):
+        for column, rate in enumerate(rates[row]):
+            alone = Heads(16, 4, rates=[[rate]], seed=5)
+            fit(alone, inputs[None], labels, **length)
+            for part in ("weights", "biases"):
+                found, expected = getattr(together, part)[row, column], getattr(alone, part)[0, 0]
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_one_step_is_the_papers() -> None:
     """LARS by hand: weights move by lr * 0.001 * |w| / |g| along g, biases (one-dimensional) by plain SGD."""
     features, labels = torch.randn(64, 16), torch.arange(64) % 4
-    heads = Heads(16, 4, rates=(6.4,), seed=0)
-    weight = heads.weights[0].detach().clone()
+    heads = Heads(16, 4, rates=[[6.4]], seed=0)
+    weight = heads.weights[0, 0].detach().clone()
     normal = (features - features.mean(0)) / (features.var(0, unbiased=False) + 1e-6).sqrt()
     error = (torch.softmax(normal @ weight.T, 1) - torch.nn.functional.one_hot(labels, 4)) / 64
     gradient = error.T @ normal
     fit(heads, features[None], labels, epochs=1, warmup_epochs=0, batch=64, seed=0)
     expected = weight - 6.4 * 0.001 * weight.norm() / gradient.norm() * gradient
-    torch.testing.assert_close(heads.weights[0].detach(), expected, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(heads.biases[0].detach(), -6.4 * error.sum(0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(heads.weights[0, 0].detach(), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(heads.biases[0, 0].detach(), -6.4 * error.sum(0), rtol=1e-4, atol=1e-6)
 
 
 def test_schedule() -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from unmask.encoders.base import DroppingEncoder, Encoder, Features, require_dropping
 from unmask.encoders.initialise import initialise
+from unmask.encoders.published import require_weights
 from unmask.encoders.swin import SwinEncoder, fitting_window
 from unmask.encoders.vit import BeitEncoder, EvaEncoder, ViTEncoder
 from unmask.errors import UserError
@@ -87,6 +88,8 @@ def create_encoder(
         **_fitted(family, name, image_size, options),
     }
     try:
+        if pretrained:
+            require_weights(name)
         model = timm.create_model(name, pretrained=pretrained, drop_path_rate=drop_path_rate, **arguments)
     except TypeError as error:
         raise _unknown_option(name, family, options, error) from error

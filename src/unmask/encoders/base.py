@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -38,15 +39,30 @@ class Features:
     taps: tuple[Tensor, ...] = ()
     pyramid: tuple[Float[Tensor, "_ _ _ _"], ...] = ()
 
-    def pooled(self, pool: str) -> Float[Tensor, "B D"]:
-        """One vector an image: "mean" over the patches, or "cls", the class token."""
-        if pool == "mean":
-            return self.patches.mean(1)
-        if pool == "cls" and self.cls is not None:
-            return self.cls
-        raise ValueError(
-            f"cannot pool by {pool!r}: possible are 'mean'" + (" and 'cls'" if self.cls is not None else "")
-        )
+    def pooled(self, pool: str) -> Float[Tensor, "B _"]:
+        """One vector an image.
+
+        Args:
+            pool: "mean", "max" or "std" over the patches, "cls", the class token; or several of them joined
+                by "+", one behind the other: "cls+mean".
+
+        Raises:
+            ValueError: another word, or "cls" where there is no class token.
+        """
+        possible = [part for part in _POOLS if part != "cls" or self.cls is not None]
+        if not set(pool.split("+")) <= set(possible):
+            raise ValueError(
+                f"cannot pool by {pool!r}: possible are {', '.join(possible)}, and several joined by +"
+            )
+        return torch.cat([_POOLS[part](self) for part in pool.split("+")], dim=1)
+
+
+_POOLS: dict[str, Callable[[Features], Any]] = {
+    "mean": lambda features: features.patches.mean(1),
+    "max": lambda features: features.patches.amax(1),
+    "std": lambda features: features.patches.std(1, correction=0),
+    "cls": lambda features: features.cls,
+}
 
 
 class Encoder(nn.Module, ABC):

@@ -160,7 +160,7 @@ class BeitEncoder(Encoder):
         take: Sequence[int] = (),
     ) -> Features:
         patches = _embed(self.model, images, mask, token)
-        cls = self.model.cls_token.expand(len(patches), -1, -1)
+        cls = self.model.cls_token.expand(patches.shape[0], -1, -1)  # len() would fix it in an export
         tokens = torch.cat([cls, patches], dim=1)
         if self.model.pos_embed is not None:
             tokens = tokens + self.model.pos_embed

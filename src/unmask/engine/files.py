@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 LEFTOVER = ".tmp-"  # prefix of everything unfinished
 
@@ -18,14 +20,32 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step: write beside it, flush to the disk, rename."""
+    """Replace a text file in one step, see `put`."""
+    put(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+
+
+def put(path: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` fill a file beside `path`, then put it in place: readers see the old or the new one."""
     unfinished = beside(path)
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-    flush(path.parent)
+    try:
+        write(unfinished)
+        flush(unfinished)
+        unfinished.replace(path)
+        flush(path.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def put_all(folder: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` fill an empty folder, then put all its files into `folder`; none of them if it fails.
+
+    Other files of the folder stay as they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=LEFTOVER, dir=folder) as part:
+        write(Path(part))
+        for file in sorted(Path(part).iterdir()):
+            put(folder / file.name, file.rename)
 
 
 def publish(unfinished: Path, path: Path) -> None:

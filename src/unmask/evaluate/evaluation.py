@@ -5,35 +5,38 @@ import inspect
 import json as jsonlib
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from unmask.data import labels_of, open_splits
 from unmask.encoders import Encoder
-from unmask.encoders.base import ImageSize, height_and_width
+from unmask.encoders.base import ImageSize
 from unmask.engine.files import write_text
-from unmask.engine.machine import choose_device, cores, default_workers
+from unmask.engine.machine import choose_device, cores
 from unmask.errors import UserError
-from unmask.evaluate.features import Extractor, extract, pixels
+from unmask.evaluate.features import Extractor, Place, extract, pixels, widths_of, workers_for
 from unmask.evaluate.knn import knn
 from unmask.evaluate.linear import linear_probe
 from unmask.evaluate.probe import Probe, score
-from unmask.evaluate.subject import Subject, find_subject, untrained
+from unmask.evaluate.subject import PIXELS, Subject, find_subject, untrained
+from unmask.evaluate.sweep import places_of, require_memory, sweep
 from unmask.runs import location
 
-KINDS: dict[str, Callable[..., Probe]] = {"knn": knn, "linear": linear_probe}
+KINDS: dict[str, Callable[..., Probe]] = {"knn": knn, "linear": linear_probe, "sweep": sweep}
 
 # What is evaluated, and the names of the baselines as reports show them.
 OWN = "this encoder"
 RANDOM_INIT, RAW_PIXELS, MAJORITY = "random initialisation", "raw pixels", "majority class"
 # What evaluate hands to a probe itself; all other keywords are options of the probe.
-HANDED = ("train", "train_labels", "validation", "classes", "mirrored", "seed", "chunk")
+HANDED = ("train", "train_labels", "validation", "classes", "mirrored", "seed", "chunk", "places")
 
 
 def evaluate(
@@ -59,13 +62,14 @@ def evaluate(
     The result of a run folder is also noted in the run's log, and shown by its report.
 
     Args:
-        kind: "knn", weighted k-nearest neighbours, or "linear", MAE's linear probe.
+        kind: "knn", weighted k-nearest neighbours; "linear", MAE's linear probe; "sweep", the best linear
+            probe over layers, poolings and learning rates.
         run_or_name: a run folder, a folder or file with a saved encoder, a timm name (its published weights),
             "random:NAME" (random weights), "pixels", or an encoder (normalised by ImageNet's statistics).
         data: a folder or archive with `train` and `validation` (or `val`, `test`), each with a folder for
             every class; or with class folders only, of which a fifth of the images then validates, always
             the same ones.
-        pool: "mean" over the patches, or "cls", the class token.
+        pool: "mean", "max" or "std" over the patches, "cls", the class token, or several joined by "+".
         layer: features are the raw output of this block; None is the last one's after the final norm.
         image_size: height and width in pixels; None is what the encoder was trained with.
         batch_size: images through the encoder at a time; does not change the result.
@@ -76,33 +80,35 @@ def evaluate(
         baseline_seeds: number of random networks; their mean is the baseline.
         json: a file for the result.
         options: of the probe: for "knn" k, temperature; for "linear" epochs, warmup_epochs, lr,
-            probe_batch_size, flip (features of the mirrored training images too).
+            probe_batch_size, flip (features of the mirrored training images too); for "sweep" the same with
+            rates in the place of lr, and layers and pools (see `places_of`) in the place of layer and pool.
 
     Returns:
         Plain data: "top1" in [0, 1] with its "standard_error", "mean_class_accuracy", "baselines" (name ->
-        the same figures), and everything that the figures depend on.
+        the same figures), and everything that the figures depend on; of a sweep also "trials", the same of
+        the best classifier of every layer and pooling.
 
     Raises:
         UserError: a wrong option, an encoder that cannot be had, data without labels.
     """
     start = time.perf_counter()
-    _check_options(kind, options)
+    _check_options(kind, options, Place(layer, pool))
     device = choose_device(device)
-    size = None if image_size is None else height_and_width(image_size)
     target = None if json is None else _writable(json)
     train, validation = open_splits(data)
     classes = labels_of(train)[1]
-    subject = find_subject(run_or_name, image_size=size, seed=seed)
-    extractors = {OWN: subject.extractor(pool=pool, layer=layer, device=device)}
-    if baselines:
-        extractors |= _baselines(subject, pool=pool, layer=layer, device=device, seeds=baseline_seeds)
+    subject = find_subject(run_or_name, image_size=image_size, seed=seed)
+    places = _places(kind, subject, Place(layer, pool), options)
+    others = _baselines(subject, places, device=device, seeds=baseline_seeds) if baselines else {}
+    extractors = {OWN: subject.extractor(places, device), **others}
+    require_memory(len(train) * len(extractors), sum(places.values()))
     read = partial(
         extract,
         extractors,
         image_size=subject.image_size,
         channels=subject.channels,
         batch_size=batch_size,
-        workers=_workers(workers, len(train), batch_size),
+        workers=workers_for(len(train), batch_size, workers),
         device=device,
         progress=progress,
     )
@@ -110,13 +116,15 @@ def evaluate(
     if options.pop("flip", False):
         options["mirrored"] = read(train, description="mirrored images", mirror=True)[0]
     held_out, held_out_labels = read(validation, description="validation images")
-    options |= {"seed": seed} if kind == "linear" else {}
+    options |= {} if kind == "knn" else {"seed": seed}
+    options |= _places_of_each(places, extractors, features) if kind == "sweep" else {}
     probe = partial(_probe, kind, features, labels, held_out, len(classes), device, options)
-    probes = {name: probe(name) for name in extractors}
+    with Console(stderr=True).status("classifiers") if progress else nullcontext():
+        probes = {name: probe(name) for name in extractors}
     result = {
         "kind": kind,
         **_scores(probes, labels, held_out_labels, len(classes), baselines=baselines),
-        **_describe(subject, pool, layer),
+        **_describe(subject, Place(layer, pool), probes[OWN].settings),
         "data": location(data),
         "classes": classes,
         "train": _count(labels),
@@ -130,12 +138,16 @@ def evaluate(
     return result
 
 
-def _check_options(kind: str, options: Mapping[str, Any]) -> None:
+def _check_options(kind: str, options: Mapping[str, Any], place: Place) -> None:
     if kind not in KINDS:
-        raise UserError(f"There is no evaluation {kind!r}; possible are {' and '.join(KINDS)}.")
+        raise UserError(f"There is no evaluation {kind!r}; possible are {', '.join(KINDS)}.")
     known = [name for name in inspect.signature(KINDS[kind]).parameters if name not in HANDED]
-    if kind == "linear":
+    if kind != "knn":
         known.append("flip")
+    if kind == "sweep":
+        known += ["layers", "pools"]
+        if place != Place(None, "mean"):
+            raise UserError("A sweep tries several layers and poolings: name them as layers and pools.")
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -151,12 +163,6 @@ def _writable(json: str | Path) -> Path:
     return path
 
 
-def _workers(workers: int | None, images: int, batch_size: int) -> int:
-    if workers is not None:
-        return workers
-    return default_workers() if images >= 4 * batch_size else 0  # else starting them takes longer
-
-
 def _probe(
     kind: str,
     features: Mapping[str, Tensor],
@@ -168,22 +174,46 @@ def _probe(
     name: str,
 ) -> Probe:
     """One probe of one extractor's features, computed on the device, answered on the CPU."""
-    own = {key: value[name].to(device) if key == "mirrored" else value for key, value in options.items()}
+    own = {key: value[name] if key in ("mirrored", "places") else value for key, value in options.items()}
+    if "mirrored" in own:
+        own["mirrored"] = own["mirrored"].to(device)
     probe = KINDS[kind](
         features[name].to(device), labels.to(device), held_out[name].to(device), classes=classes, **own
     )
-    return Probe(probe.predictions.cpu(), probe.settings)
+    return probe.cpu()
 
 
-def _describe(subject: Subject, pool: str, layer: int | None) -> dict[str, Any]:
+def _places_of_each(
+    places: Mapping[Place, int], extractors: Mapping[str, Extractor], features: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """The option of a sweep that says what the vectors of each extractor are made of."""
+    each = {
+        name: {Place(None, PIXELS): features[name].shape[1]} if extractor is pixels else places
+        for name, extractor in extractors.items()
+    }
+    return {"places": each}
+
+
+def _describe(subject: Subject, place: Place, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What was evaluated; a sweep found its place itself."""
     return {
         "encoder": subject.name,
         "architecture": None if subject.encoder is None else subject.encoder.architecture,
         "made_by": subject.made_by,
         "image_size": list(subject.image_size),
-        "pool": None if subject.encoder is None else pool,
-        "layer": layer,
+        "pool": None if subject.encoder is None else settings.get("pool", place.pool),
+        "layer": settings.get("layer", place.layer),
     }
+
+
+def _places(kind: str, subject: Subject, place: Place, options: dict[str, Any]) -> Mapping[Place, int]:
+    """What is read from the encoder, and how wide it is; takes the choice of a sweep out of its options."""
+    chosen = {name: options.pop(name, None) for name in ("layers", "pools")}
+    if subject.encoder is None:
+        return {}
+    if kind == "sweep":
+        return places_of(subject.encoder, **chosen)
+    return {place: widths_of(subject.encoder, [place])[0]}
 
 
 def _count(labels: Tensor) -> dict[str, int]:
@@ -191,7 +221,7 @@ def _count(labels: Tensor) -> dict[str, int]:
 
 
 def _baselines(
-    subject: Subject, *, pool: str, layer: int | None, device: str, seeds: int
+    subject: Subject, places: Collection[Place], *, device: str, seeds: int
 ) -> dict[str, Extractor]:
     """What a trained encoder must beat; the pixels are no baseline of themselves."""
     if seeds < 1:
@@ -199,9 +229,7 @@ def _baselines(
     if subject.encoder is None:
         return {}
     drawn = {
-        f"{RANDOM_INIT} {number}": untrained(subject, seed=1000 + number).extractor(
-            pool=pool, layer=layer, device=device
-        )
+        f"{RANDOM_INIT} {number}": untrained(subject, seed=1000 + number).extractor(places, device)
         for number in range(seeds)
     }
     return drawn | {RAW_PIXELS: pixels}
@@ -215,12 +243,16 @@ def _scores(
         name: score(probe.predictions, held_out_labels, classes) for name, probe in probes.items()
     }
     own = scores.pop(OWN)
+    if trials := probes[OWN].trials:
+        own["trials"] = [
+            {**trial.settings, **score(trial.predictions, held_out_labels, classes)} for trial in trials
+        ]
     if not baselines:
         return own
     drawn = [scores.pop(name) for name in list(scores) if name.startswith(RANDOM_INIT)]
     found = {}
     if drawn:
-        average = {key: mean(value[key] for value in drawn) for key in own}
+        average = {key: mean(value[key] for value in drawn) for key in drawn[0]}
         found[RANDOM_INIT] = {**average, "runs": [value["top1"] for value in drawn]}
     majority = torch.full_like(held_out_labels, int(labels.bincount().argmax()))
     return {**own, "baselines": found | scores | {MAJORITY: score(majority, held_out_labels, classes)}}
@@ -254,6 +286,7 @@ def _note(run: Path, result: dict[str, Any]) -> None:
         "pool": result["pool"],
         "layer": result["layer"],
         "settings": result["settings"],
+        **({"trials": result["trials"]} if "trials" in result else {}),
         "time": round(time.time(), 3),
     }
     path = run / "log.jsonl"

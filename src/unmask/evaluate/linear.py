@@ -1,4 +1,4 @@
-"""MAE's linear probe, on cached features.
+"""MAE's linear probe, on cached features; `heads` is the classifier and its training.
 
 He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022, arXiv 2111.06377, table 10 and the
 official main_linprobe.py: batch normalisation without affine parameters, then one linear layer drawn from a
@@ -18,24 +18,21 @@ Differences from the official code:
     - The batch is a twelfth of the training images, between 64 and 16384.
 """
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from einops import rearrange, repeat
 from jaxtyping import Float, Int64
-from timm.optim import Lars
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from unmask.errors import UserError
+from unmask.evaluate.heads import (
+    RATES,
+    Heads,
+    check_rates,
+    fit,
+    held_out_accuracies,
+    length_of_training,
+)
 from unmask.evaluate.probe import Probe
-
-RATES = (0.1, 0.4, 1.6, 6.4, 25.6)
-LARGEST_BATCH = 16384  # MAE, table 10
-FEWEST_IMAGES = 10
-FEW_IMAGES = 1000  # a fifth of them says too little to choose by
 
 
 def linear_probe(
@@ -62,116 +59,17 @@ def linear_probe(
         probe_batch_size: training images in a step; None is a twelfth of them, between 64 and 16384.
         seed: of initial weights, order and fifths; the same seed gives the same answer on one machine.
     """
-    count = len(train)
-    warmup_epochs = epochs / 9 if warmup_epochs is None else warmup_epochs
-    if count < FEWEST_IMAGES:
-        raise UserError(
-            f"A linear probe needs {FEWEST_IMAGES} training images or more, not {count}. Use knn."
-        )
-    if epochs < 1 or not 0 <= warmup_epochs < epochs or (lr is not None and lr <= 0):
-        raise UserError(
-            "A linear probe needs 1 epoch or more, fewer of warm-up, and a learning rate above 0; not "
-            f"{epochs}, {warmup_epochs} and {lr}."
-        )
-    if probe_batch_size is not None and probe_batch_size < 2:
-        raise UserError(f"Batch normalisation needs a probe_batch_size of 2 or more, not {probe_batch_size}.")
-    batch = probe_batch_size or min(LARGEST_BATCH, max(64, count // 12))
+    length = length_of_training(
+        len(train), epochs=epochs, warmup_epochs=warmup_epochs, batch=probe_batch_size
+    )
+    check_rates(RATES if lr is None else (lr,))
     copies = train[None] if mirrored is None else torch.stack([train, mirrored])
-    length: dict[str, Any] = {"epochs": epochs, "warmup_epochs": warmup_epochs, "batch": batch}
     settings: dict[str, Any] = {**length, "flip": mirrored is not None}
+    shape: dict[str, int] = {"width": train.shape[1], "classes": classes, "seed": seed}
     if lr is None:
-        accuracies = _held_out_accuracies(copies, train_labels, classes, seed=seed, **length)
+        (accuracies,) = held_out_accuracies(copies, train_labels, rates=[RATES], **shape, **length)
         lr = RATES[accuracies.index(max(accuracies))]  # of equals the smallest
         settings["held_out"] = dict(zip(map(str, RATES), accuracies, strict=True))
-    heads = Heads(train.shape[1], classes, rates=(lr,), seed=seed).to(train.device)
+    heads = Heads(rates=[[lr]], **shape).to(train.device)
     fit(heads, copies, train_labels, **length, seed=seed)
-    return Probe(heads.predict(validation)[0], {**settings, "lr": lr})
-
-
-def _held_out_accuracies(
-    copies: Float[Tensor, "c n D"], labels: Int64[Tensor, " n"], classes: int, *, seed: int, **length: Any
-) -> list[float]:
-    """Accuracy of every one of `RATES` on training images held out: a fifth, or of few images all fifths."""
-    count = len(labels)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(labels.device)
-    folds = order.chunk(5)
-    right = []
-    for held_out in folds if count < FEW_IMAGES else folds[:1]:
-        kept = order[~torch.isin(order, held_out)]
-        heads = Heads(copies.shape[2], classes, rates=RATES, seed=seed).to(labels.device)
-        fit(heads, copies[:, kept], labels[kept], seed=seed, **length)
-        right.append(heads.predict(copies[0, held_out]) == labels[held_out])
-    return torch.cat(right, dim=1).double().mean(1).tolist()
-
-
-class Heads(nn.Module):
-    """Linear classifiers that share one normalisation and differ in their learning rate, trained at once.
-
-    Args:
-        rates: peak learning rates, one a head.
-    """
-
-    def __init__(self, width: int, classes: int, *, rates: Sequence[float], seed: int) -> None:
-        super().__init__()
-        self.rates = tuple(rates)
-        self.classes = classes
-        self.norm = nn.BatchNorm1d(width, affine=False, eps=1e-6)
-        generator = torch.Generator().manual_seed(seed)
-        start = 0.01 * torch.randn(classes, width, generator=generator)
-        # Separate parameters: LARS measures the length of each.
-        self.weights = nn.ParameterList(start.clone() for _ in rates)
-        self.biases = nn.ParameterList(torch.zeros(classes) for _ in rates)
-
-    def forward(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B h K"]:
-        logits = F.linear(self.norm(features), torch.cat(list(self.weights)), torch.cat(list(self.biases)))
-        return rearrange(logits, "b (h k) -> b h k", h=len(self.rates))
-
-    @torch.no_grad()
-    def predict(self, features: Float[Tensor, "m D"]) -> Int64[Tensor, "h m"]:
-        """Classes by every head."""
-        self.eval()
-        return torch.cat([self(part).argmax(2) for part in features.split(8192)]).T
-
-
-def fit(
-    heads: Heads,
-    copies: Float[Tensor, "c n D"],
-    labels: Int64[Tensor, " n"],
-    *,
-    epochs: int,
-    warmup_epochs: float,
-    batch: int,
-    seed: int,
-) -> None:
-    """Train heads in place; in every epoch each image is seen once, as one of its copies, but for the last
-    incomplete batch."""
-    groups = [{"params": [weight], "always_adapt": True} for weight in heads.weights]
-    groups += [{"params": [bias], "always_adapt": False} for bias in heads.biases]  # MAE: plain SGD for them
-    optimizer = Lars(groups, lr=0.0, momentum=0.9, trust_coeff=0.001, weight_decay=0.0)
-    generator = torch.Generator().manual_seed(seed + 1)
-    count = len(labels)
-    batch = min(batch, count)
-    heads.train()
-    for epoch in range(epochs):
-        order = torch.randperm(count, generator=generator).to(labels.device)
-        which = torch.randint(len(copies), (count,), generator=generator).to(labels.device)
-        steps = count // batch
-        for step in range(steps):
-            factor = _factor(epoch + step / steps, epochs, warmup_epochs)
-            for group, rate in zip(optimizer.param_groups, heads.rates * 2, strict=True):
-                group["lr"] = rate * factor
-            index = order[step * batch : (step + 1) * batch]
-            logits = heads(copies[which[index], index])
-            targets = repeat(labels[index], "b -> b h", h=len(heads.rates))
-            # Summed over heads: each has the gradient that it would have alone.
-            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten()) * len(heads.rates)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-
-def _factor(epoch: float, epochs: int, warmup: float) -> float:
-    """Share of the peak learning rate at a fractional epoch: linear from 0, then half a cosine to 0."""
-    if epoch < warmup:
-        return epoch / warmup
-    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+    return Probe(heads.predict(validation)[0, 0], {**settings, "lr": lr})

@@ -16,10 +16,16 @@ class Probe:
     Attributes:
         predictions: [m], the class of every validation image.
         settings: what the classifier was, plain data.
+        trials: the classifiers that it was chosen from, itself among them, if it was.
     """
 
     predictions: Int64[Tensor, " m"]
     settings: dict[str, Any]
+    trials: tuple["Probe", ...] = ()
+
+    def cpu(self) -> "Probe":
+        """The same with all predictions on the CPU."""
+        return Probe(self.predictions.cpu(), self.settings, tuple(trial.cpu() for trial in self.trials))
 
 
 def score(predictions: Int64[Tensor, " m"], labels: Int64[Tensor, " m"], classes: int) -> dict[str, float]:

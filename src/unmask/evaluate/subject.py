@@ -1,6 +1,7 @@
 """What is evaluated: an encoder from a run, a file, timm or the caller, or the pixels themselves."""
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import torch
 
 from unmask.encoders import Encoder, create_encoder
-from unmask.evaluate.features import PIXELS_SIDE, Extractor, features_of, pixels
+from unmask.encoders.base import ImageSize, height_and_width
+from unmask.evaluate.features import PIXELS_SIDE, Extractor, Place, features_at, pixels
 from unmask.load import RANDOM, is_path, load_encoder, read_card, resized
 from unmask.recipes.base import Choice
 from unmask.recipes.build import build_encoder
@@ -42,21 +44,21 @@ class Subject:
     def channels(self) -> int:
         return 3 if self.encoder is None else self.encoder.channels
 
-    def extractor(self, *, pool: str, layer: int | None, device: str) -> Extractor:
-        """Its features on a device."""
+    def extractor(self, places: Collection[Place], device: str) -> Extractor:
+        """Its features of these places on a device; pixels have none to choose from."""
         if self.encoder is None:
             return pixels
-        return features_of(self.encoder.to(device), mean=self.mean, std=self.std, pool=pool, layer=layer)
+        return features_at(self.encoder.to(device), places, mean=self.mean, std=self.std)
 
 
-def find_subject(
-    run_or_name: str | Path | Encoder, *, image_size: tuple[int, int] | None, seed: int
-) -> Subject:
+def find_subject(run_or_name: str | Path | Encoder, *, image_size: ImageSize | None, seed: int) -> Subject:
     """Load what is to be evaluated; it is the caller's to change.
 
     Args:
         seed: of random weights.
     """
+    if image_size is not None:
+        image_size = height_and_width(image_size)
     if isinstance(run_or_name, Encoder):
         encoder = copy.deepcopy(run_or_name)
         if image_size is not None and image_size != encoder.image_size:
