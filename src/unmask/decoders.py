@@ -20,9 +20,11 @@ class ViTDecoder(nn.Module):
     Positions are a fixed sine-cosine table. A class token is carried along and dropped at the end.
 
     Args:
-        encoder_dim: width of the encoder's features.
+        encoder_dim: width of what the encoder knows of a visible patch.
         grid: rows and columns of patches.
         cls: whether the features come with a class token.
+        norm_input: normalise the encoder's features first, where the encoder itself does not (the scales of a
+            HiViT).
         dim: width, divisible by `heads` and by 4.
         depth: blocks; 0 is possible.
         heads: attention heads.
@@ -36,6 +38,7 @@ class ViTDecoder(nn.Module):
         grid: Grid,
         *,
         cls: bool,
+        norm_input: bool = False,
         dim: int = 512,
         depth: int = 8,
         heads: int = 16,
@@ -53,6 +56,7 @@ class ViTDecoder(nn.Module):
                 f"a decoder of width {dim} cannot have {heads} heads: choose a divisor of the width"
             )
         self.prefix = int(cls)
+        self.embed_norm = nn.LayerNorm(encoder_dim, eps=norm_eps) if norm_input else nn.Identity()
         self.embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.register_buffer("positions", sincos_table(grid, dim, prefix=self.prefix), persistent=False)
@@ -66,7 +70,7 @@ class ViTDecoder(nn.Module):
 
     def forward(self, seen: Features, mask: Mask) -> Float[Tensor, "B N D"]:
         """States of all patches after the final norm, from the features of the visible ones."""
-        x = mask.restore(self.embed(seen.patches), self.mask_token)
+        x = mask.restore(self.embed(self.embed_norm(seen.every_scale())), self.mask_token)
         if self.prefix:
             assert seen.cls is not None
             x = torch.cat([self.embed(seen.cls)[:, None], x], dim=1)
