@@ -32,7 +32,11 @@ DROPPING = ("vit", "vit_registers", "vit_no_class_token", "rope_axial", "rope_mi
 DROPPING += ("hivit", "hivit_bias")
 
 DECODER = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
-METHOD_OPTIONS: dict[str, dict[str, Any]] = {"mae": DECODER, "simmim": {"mask_size": 16}}
+METHOD_OPTIONS: dict[str, dict[str, Any]] = {
+    "mae": DECODER,
+    "simmim": {"mask_size": 16},
+    "itpn": {**DECODER, "pyramid_dim": 16, "pyramid_depth": 1},
+}
 
 
 def tiny_encoder(name: str, *, image_size: tuple[int, int] = (64, 64), channels: int = 3) -> Encoder:
@@ -50,3 +54,4 @@ def tiny_method(
 
 # Every method with every family that it can work with.
 PAIRS = [("mae", name) for name in DROPPING] + [("simmim", name) for name in ENCODERS]
+PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias")]

@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.golden.official import Case, Quantities, gradients, load, mae_name, size, tensors
 from unmask.encoders.hivit import SCALES, HiViT, HiViTEncoder
 from unmask.masking import Mask
-from unmask.methods import MAE
+from unmask.methods import ITPN, MAE
 
 
 def build_hivit(spec: dict[str, Any], **options: Any) -> HiViT:
@@ -100,6 +100,70 @@ def measure_mae_hivit(case: Case) -> Quantities:
         "out/full_stage8": as_units(whole.pyramid[1], SCALES[1]),
         "out/full_stage16": whole.patches,
     }
+
+
+def itpn_name(official: str) -> str | None:
+    if official == "decoder_pos_embed":
+        return None
+    renames = (
+        (r"^align_dim_16tofpn", "pyramid.align16"),
+        (r"^align_dim_16to8", "pyramid.align8"),
+        (r"^align_dim_8to4", "pyramid.align4"),
+        (r"^split_16to8", "pyramid.split16"),
+        (r"^split_8to4", "pyramid.split8"),
+        (r"^block_16to8", "pyramid.blocks8"),
+        (r"^block_8to4", "pyramid.blocks4"),
+        # Levels are counted from the coarsest there, from the finest here.
+        (r"^fpn_modules\.(\d)", lambda m: f"pyramid.levels.{2 - int(m[1])}"),
+        (r"^decoder_embed\.(\d)", lambda m: f"decoder.embed.{2 - int(m[1])}"),
+    )
+    for pattern, replacement in renames:
+        if re.match(pattern, official):
+            return re.sub(pattern, replacement, official)
+    return mae_name(hivit_name(official) or official)
+
+
+def measure_itpn(case: Case) -> Quantities:
+    """Pixel pre-training as it was released: without masked feature modelling."""
+    spec, weights = case["info"]["constructor"], tensors(case["params"])
+    encoder = HiViTEncoder(build_hivit(spec, num_classes=0), architecture={})
+    method = ITPN(
+        encoder,
+        mask_ratio=spec["mask_ratio"],
+        norm_target=spec["normalise_target"],
+        pyramid_dim=spec["neck_width"],
+        pyramid_depth=spec["neck_blocks"],
+        decoder_dim=spec["decoder_width"],
+        decoder_depth=spec["decoder_depth"],
+        decoder_heads=spec["decoder_heads"],
+        feature_weight=0.0,
+        rounding="mae_official",
+        shifted_positions=True,
+    ).eval()
+    names = load(method, weights, itpn_name)
+    inputs = tensors(case["inputs"])
+    images, noise = inputs["images"], inputs["noise"]
+    mask = method.masking.from_noise(noise, encoder.grid)
+    order = kept_order(mask, noise)
+    loss = method(images, mask=mask)["loss"]
+    seen = encoder.visible(images, mask)
+    encoder.shifted_positions = False  # the official full pass
+    whole = encoder.visible(images, Mask.of(torch.zeros_like(mask.hidden), encoder.grid, 0))
+    result = gradients(loss, method, names, weights, "grad") | {
+        "out/ids_keep": mask.visible_index.gather(1, order),
+        "out/ids_restore": noise.argsort(1).argsort(1),
+        "out/mask": mask.hidden,
+        "out/main": in_order(seen.patches, order),
+        "out/pred": method.head(method.decode(seen, mask)),
+        "out/target": method.target(images),
+        "out/loss": loss,
+        "out/full_main": whole.patches,
+    }
+    levels, full_levels = method.pyramid(seen.pyramid), method.pyramid(whole.pyramid)
+    for name, level, full in zip(("P4", "P8", "P16"), levels, full_levels, strict=True):
+        result[f"out/{name}"] = in_order(square(level), order)
+        result[f"out/full_{name}"] = square(full)
+    return result
 
 
 def measure_classifier(case: Case) -> Quantities:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.golden.hierarchical import measure_classifier, measure_mae_hivit
+from tests.golden.hierarchical import measure_classifier, measure_itpn, measure_mae_hivit
 from tests.golden.official import measure_beit, measure_mae, measure_simmim
 
 # Fixture name -> how it is measured. A fixture whose name continues one of these (mae_vit_wide) is measured
@@ -14,6 +14,7 @@ MEASURES = {
     "simmim_swinv2": measure_simmim,
     "beit": measure_beit,
     "hivit_mae": measure_mae_hivit,
+    "itpn_pixel": measure_itpn,
     "itpn_classifier": measure_classifier,
     "itpn_clip_classifier": measure_classifier,
 }

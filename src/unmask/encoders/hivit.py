@@ -285,6 +285,13 @@ def as_map(units: Tensor, grid: Grid) -> Float[Tensor, "B C h w"]:
     return rearrange(units, "b (y x) h w c -> b c (y h) (x w)", y=grid[0])
 
 
+def _shifted(table: Float[Tensor, "1 N D"], grid: Grid) -> Float[Tensor, "1 N D"]:
+    """A table of positions resized to `grid` by (side + 0.1) / side, a guard against rounding down."""
+    places = rearrange(table, "1 (h w) d -> 1 d h w", h=grid[0])
+    factors = tuple((side + 0.1) / side for side in grid)
+    return rearrange(F.interpolate(places, scale_factor=factors, mode="bicubic"), "1 d h w -> 1 (h w) d")
+
+
 def _initialise(module: nn.Module) -> None:
     """Matrices normal(.02), biases 0 (official code)."""
     if isinstance(module, nn.Linear):
@@ -300,7 +307,13 @@ class HiViTEncoder(DroppingEncoder):
     `Features.pyramid` holds all three scales: maps of the whole image, or of `visible` the units that are
     left [B, V, positions of the unit, C]. Where hidden units are only replaced, the two finer maps still show
     their own pixels (nothing else sees them there): a method that predicts from these maps must hide them.
+
+    Attributes:
+        shifted_positions: of `visible`: positions as iTPN's released pre-training has them, resized to their
+            own grid by a factor that is a tenth of a patch too large.
     """
+
+    shifted_positions = False
 
     def __init__(self, model: HiViT, *, architecture: dict[str, Any]) -> None:
         super().__init__(
@@ -336,7 +349,8 @@ class HiViTEncoder(DroppingEncoder):
     def visible(self, images: Float[Tensor, "B C H W"], mask: Mask, take: Sequence[int] = ()) -> Features:
         fine, middle, tokens = self.model.stem(mask.visible(self.model.units(images)))
         index = mask.visible_index
-        places = self.model.pos_embed.expand(len(images), -1, -1)
+        table = self.model.pos_embed
+        places = (_shifted(table, self.grid) if self.shifted_positions else table).expand(len(images), -1, -1)
         positions = self.model.positions[index[:, :, None], index[:, None, :]]
         tokens, taps = self._attend(tokens + mask.visible(places), positions, take)
         pyramid = (fine.flatten(2, 3), middle.flatten(2, 3), tokens[:, :, None])

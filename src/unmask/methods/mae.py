@@ -33,7 +33,7 @@ from unmask.encoders.base import Encoder, require_dropping
 from unmask.encoders.initialise import xavier_linear
 from unmask.masking import Mask, RandomMask
 from unmask.methods.base import Method
-from unmask.patches import borrow_statistics, from_patches, normalise_patches, to_patches
+from unmask.patches import from_patches, normalise_patches, restore_statistics, to_patches
 
 
 class MAE(Method):
@@ -97,6 +97,5 @@ class MAE(Method):
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"]:
         prediction = self.head(self.decoder(self.encoder.visible(images, mask), mask)).float()
         if self.norm_target:
-            mean, deviation = borrow_statistics(to_patches(images, self.encoder.patch_size), mask)
-            prediction = prediction * deviation + mean
+            prediction = restore_statistics(prediction, images, mask)
         return from_patches(prediction, self.encoder.grid, self.encoder.patch_size)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import mae, simmim
+from unmask.recipes import itpn, mae, simmim
 from unmask.recipes.base import Recipe
 
 __all__ = ["DEFAULTS", "RECIPES", "Recipe"]
@@ -15,11 +15,16 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         mae.mae_vit_large_800ep,
         mae.mae_vit_large_1600ep,
         mae.mae_vit_huge_1600ep,
+        mae.mae_hivit_base_1600ep,
         simmim.simmim_swin_base_100ep,
         simmim.simmim_swin_base_800ep,
         simmim.simmim_swin_large_800ep,
         simmim.simmim_vit_base_800ep,
         simmim.simmim_swinv2_base_800ep,
+        itpn.itpn_base_400ep,
+        itpn.itpn_base_1600ep,
+        itpn.itpn_large_400ep,
+        itpn.itpn_large_1600ep,
     )
 }
 
@@ -27,4 +32,5 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "mae": mae.default,
     "simmim": simmim.default,
+    "itpn": itpn.default,
 }
