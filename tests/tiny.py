@@ -12,6 +12,7 @@ from unmask.methods import METHODS, Method
 
 TRANSFORMER = {"embed_dim": 48, "depth": 2, "num_heads": 3, "patch_size": 8}
 HIERARCHICAL = {"embed_dim": 12, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 4)}
+UNITS = {"embed_dim": 48, "depths": (1, 1, 2), "num_heads": 3}
 
 # name -> (timm name, options)
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -29,9 +30,12 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "beit_each_block": ("beit_base_patch16_224", TRANSFORMER),
     "swin": ("swin_tiny_patch4_window7_224", HIERARCHICAL),
     "swinv2": ("swinv2_tiny_window8_256", HIERARCHICAL),
+    "hivit": ("hivit_tiny_patch16_224", UNITS),
+    "hivit_bias": ("hivit_tiny_patch16_224", {**UNITS, "rel_pos": True, "init_values": 0.1}),
 }
 TABLES = tempfile.TemporaryDirectory()
 DROPPING = ("vit", "vit_registers", "vit_no_class_token", "rope_axial", "rope_mixed", "dinov3", "eva02")
+DROPPING += ("hivit", "hivit_bias")
 
 DECODER = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
 METHOD_OPTIONS: dict[str, dict[str, Any]] = {
@@ -40,6 +44,7 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "simmim bins": {"mask_size": 16, "target": "bins", "bins": 4},
     "simmim clusters": {"mask": "square", "mask_size": 32, "target": "clusters"},
     "simmim blocks": {"mask": "block", "mask_size": 8, "head": "mlp", "loss": "l2", "scope": "all"},
+    "itpn": {**DECODER, "pyramid_dim": 16, "pyramid_depth": 1},
 }
 
 
@@ -77,3 +82,4 @@ def colour_table(channels: int) -> Path:
 # Every method with every family that it can work with, and variants that compute differently.
 PAIRS = [("mae", name) for name in DROPPING] + [("simmim", name) for name in ENCODERS]
 PAIRS += [("simmim bins", "swin"), ("simmim clusters", "vit"), ("simmim blocks", "swinv2")]
+PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias")]

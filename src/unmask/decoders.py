@@ -1,5 +1,6 @@
 """Decoders that a method throws away after pre-training."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -13,16 +14,12 @@ from unmask.masking import Grid, Mask
 from unmask.patches import sincos_table
 
 
-class ViTDecoder(nn.Module):
-    """A narrow ViT over all patches: encoded visible ones, one learned token at the hidden ones (MAE, section
-    3).
-
-    Positions are a fixed sine-cosine table. A class token is carried along and dropped at the end.
+class _Decoder(nn.Module):
+    """A narrow ViT over all patches, with fixed sine-cosine positions.
 
     Args:
-        encoder_dim: width of the encoder's features.
         grid: rows and columns of patches.
-        cls: whether the features come with a class token.
+        prefix: tokens in front of the patches, dropped at the end.
         dim: width, divisible by `heads` and by 4.
         depth: blocks; 0 is possible.
         heads: attention heads.
@@ -31,16 +28,7 @@ class ViTDecoder(nn.Module):
     """
 
     def __init__(
-        self,
-        encoder_dim: int,
-        grid: Grid,
-        *,
-        cls: bool,
-        dim: int = 512,
-        depth: int = 8,
-        heads: int = 16,
-        mlp_ratio: float = 4.0,
-        norm_eps: float = 1e-6,
+        self, grid: Grid, *, prefix: int, dim: int, depth: int, heads: int, mlp_ratio: float, norm_eps: float
     ) -> None:
         super().__init__()
         if min(dim, heads) < 1 or depth < 0:
@@ -52,25 +40,109 @@ class ViTDecoder(nn.Module):
             raise ValueError(
                 f"a decoder of width {dim} cannot have {heads} heads: choose a divisor of the width"
             )
-        self.prefix = int(cls)
-        self.embed = nn.Linear(encoder_dim, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.register_buffer("positions", sincos_table(grid, dim, prefix=self.prefix), persistent=False)
+        self.prefix = prefix
+        self.register_buffer("positions", sincos_table(grid, dim, prefix=prefix), persistent=False)
         norm = partial(nn.LayerNorm, eps=norm_eps)
         self.blocks = nn.ModuleList(
             Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)
         )
         self.norm = norm(dim)
+
+    def transform(self, tokens: Float[Tensor, "B P D"]) -> Float[Tensor, "B N D"]:
+        """States of all patches after the final norm."""
+        x = tokens + self.positions
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x[:, self.prefix :])
+
+
+class ViTDecoder(_Decoder):
+    """Encoded patches where they are visible, one learned token where they are hidden (MAE, section 3).
+
+    A class token is carried along. The other arguments are those of every decoder here: width, blocks, heads.
+
+    Args:
+        encoder_dim: width of what the encoder knows of a visible patch.
+        grid: rows and columns of patches.
+        cls: whether the features come with a class token.
+        norm_input: normalise the encoder's features first, where the encoder itself does not (the scales of a
+            HiViT).
+    """
+
+    def __init__(
+        self,
+        encoder_dim: int,
+        grid: Grid,
+        *,
+        cls: bool,
+        norm_input: bool = False,
+        dim: int = 512,
+        depth: int = 8,
+        heads: int = 16,
+        mlp_ratio: float = 4.0,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__(
+            grid,
+            prefix=int(cls),
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            norm_eps=norm_eps,
+        )
+        self.embed_norm = nn.LayerNorm(encoder_dim, eps=norm_eps) if norm_input else nn.Identity()
+        self.embed = nn.Linear(encoder_dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.apply(xavier_linear)
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, seen: Features, mask: Mask) -> Float[Tensor, "B N D"]:
         """States of all patches after the final norm, from the features of the visible ones."""
-        x = mask.restore(self.embed(seen.patches), self.mask_token)
+        x = mask.restore(self.embed(self.embed_norm(seen.every_scale())), self.mask_token)
         if self.prefix:
             assert seen.cls is not None
             x = torch.cat([self.embed(seen.cls)[:, None], x], dim=1)
-        x = x + self.positions
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x[:, self.prefix :])
+        return self.transform(x)
+
+
+class PyramidDecoder(_Decoder):
+    """The sum of a pyramid's levels where units are visible, one learned token a level where they are hidden
+    (iTPN).
+
+    Args:
+        pyramid_dim: width of the levels, at strides 4, 8 and 16 of units of 16 pixels.
+        grid: rows and columns of units.
+    """
+
+    def __init__(
+        self,
+        pyramid_dim: int,
+        grid: Grid,
+        *,
+        dim: int = 512,
+        depth: int = 8,
+        heads: int = 16,
+        mlp_ratio: float = 4.0,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        if dim % 16:
+            raise ValueError(
+                f"a decoder of width {dim} cannot take 16 positions of a unit: choose a multiple of 16"
+            )
+        super().__init__(
+            grid, prefix=0, dim=dim, depth=depth, heads=heads, mlp_ratio=mlp_ratio, norm_eps=norm_eps
+        )
+        self.embed = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(pyramid_dim, eps=norm_eps), nn.Linear(pyramid_dim, dim // positions))
+            for positions in (16, 4, 1)
+        )
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.apply(xavier_linear)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, levels: Sequence[Float[Tensor, "B V _ C"]], mask: Mask) -> Float[Tensor, "B N D"]:
+        """States of all units after the final norm, from the levels of the visible ones."""
+        units = [embed(level).flatten(2) for embed, level in zip(self.embed, levels, strict=True)]
+        # The token stands for a hidden unit at every level, and the levels are added up.
+        return self.transform(mask.restore(sum(units), len(units) * self.mask_token))

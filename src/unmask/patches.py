@@ -142,3 +142,12 @@ def borrow_statistics(
     weight = weight / weight.sum(-1, keepdim=True)
     deviation, mean = torch.std_mean(patches, dim=-1, keepdim=True)
     return weight @ mean, weight @ deviation
+
+
+def restore_statistics(
+    prediction: Float[Tensor, "B N E"], images: Float[Tensor, "B C H W"], mask: Mask
+) -> Float[Tensor, "B N E"]:
+    """Predictions of normalised patches in the units of `images`, with the statistics of visible patches."""
+    size = images.shape[-2] // mask.grid[0]
+    mean, deviation = borrow_statistics(to_patches(images, size), mask)
+    return prediction * deviation + mean

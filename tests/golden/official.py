@@ -294,19 +294,3 @@ def measure_simmim(case: Case) -> Quantities:
         table = attention.cpb_mlp(attention.relative_coords_table)
         result["out/cpb_table_stage0_block0"] = 16 * table.flatten(0, -2).sigmoid()
     return result
-
-
-# Fixture name -> how it is measured. A fixture whose name continues one of these (mae_vit_wide) is measured
-# alike.
-MEASURES = {
-    "mae_vit": measure_mae,
-    "simmim_vit": measure_simmim,
-    "simmim_swin": measure_simmim,
-    "simmim_swinv2": measure_simmim,
-    "beit": measure_beit,
-}
-
-
-def measure_for(name: str) -> Any:
-    known = [key for key in MEASURES if name == key or name.startswith(f"{key}_")]
-    return MEASURES[max(known, key=len)] if known else None

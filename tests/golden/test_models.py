@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.golden.golden import load_case, mismatch
-from tests.golden.official import measure_for
+from tests.golden.measures import measure_for
 
 FOLDER = Path(os.environ.get("UNMASK_GOLDEN", Path(__file__).parent))
 CASES = sorted(path.stem for path in FOLDER.glob("*.json") if measure_for(path.stem))

@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from unmask.encoders.base import DroppingEncoder, Encoder, Features, require_dropping
+from unmask.encoders.hivit import HiViT, HiViTEncoder
 from unmask.encoders.initialise import initialise
 from unmask.encoders.published import require_weights
 from unmask.encoders.swin import SwinEncoder, fitting_window
@@ -31,6 +32,7 @@ ENCODERS: dict[type[nn.Module], tuple[Callable[..., Encoder], dict[str, Any]]] =
     Beit: (BeitEncoder, {"global_pool": "token"}),
     SwinTransformer: (SwinEncoder, {}),
     SwinTransformerV2: (SwinEncoder, {}),
+    HiViT: (HiViTEncoder, {}),
 }
 # Families by the timm module that defines them.
 _MODULES = {
@@ -40,6 +42,7 @@ _MODULES = {
     "beit": Beit,
     "swin_transformer": SwinTransformer,
     "swin_transformer_v2": SwinTransformerV2,
+    "hivit": HiViT,
 }
 
 
@@ -106,7 +109,7 @@ def create_encoder(
     if type(model) is not family or not isinstance(model.patch_embed, PatchEmbed):
         raise UserError(
             f"{name} cannot be masked patch by patch: it is a {type(model).__name__} with a "
-            f"{type(model.patch_embed).__name__} stem. Use a plain ViT, BEiT, EVA, Swin or SwinV2 model."
+            f"{type(model.patch_embed).__name__} stem. Use a plain ViT, BEiT, EVA, Swin, SwinV2 or HiViT."
         )
     architecture = {"model_name": name.split(".")[0], **arguments}
     # Published weights bring their own positions and values.
@@ -132,7 +135,7 @@ def _family(name: str) -> type[nn.Module]:
     if module not in _MODULES:
         raise UserError(
             f"{name} is a timm model of a family ({module}) that cannot be masked. Use a plain ViT, "
-            "BEiT, EVA, Swin or SwinV2 model; `unmask list encoders` shows them."
+            "BEiT, EVA, Swin, SwinV2 or HiViT model; `unmask list encoders` shows them."
         )
     return _MODULES[module]
 

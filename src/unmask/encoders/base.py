@@ -30,14 +30,20 @@ class Features:
         cls: [B, D], the class token after the final norm; None if the encoder has none.
         taps: raw states asked for with `take`, in that order; of a ViT the output of a block with all prefix
             tokens [B, prefix + N, D], of a Swin the output of a stage [B, h * w, C].
-        pyramid: maps from fine to coarse, [B, C, h, w] each; empty for encoders of one scale, and of
-            `Encoder.visible`, where there are no maps.
+        pyramid: maps from fine to coarse, [B, C, h, w] each; of `DroppingEncoder.visible` the scales of each
+            visible patch [B, V, u, C], u positions in raster order. Empty for encoders of one scale.
     """
 
     patches: Float[Tensor, "B N D"]
     cls: Float[Tensor, "B D"] | None = None
     taps: tuple[Tensor, ...] = ()
     pyramid: tuple[Float[Tensor, "_ _ _ _"], ...] = ()
+
+    def every_scale(self) -> Float[Tensor, "B V E"]:
+        """All that `DroppingEncoder.visible` knows of each patch: its scales side by side, or `patches`."""
+        if not self.pyramid:
+            return self.patches
+        return torch.cat([scale.flatten(2) for scale in self.pyramid], dim=2)
 
     def pooled(self, pool: str) -> Float[Tensor, "B _"]:
         """One vector an image.
@@ -79,6 +85,7 @@ class Encoder(nn.Module, ABC):
         dim: width of the output features.
         token_dim: width of a patch embedding, where hidden patches are replaced.
         depth: number of blocks (ViT) or stages (Swin) that `take` can name.
+        visible_dim: width of `Features.every_scale`; `dim` for encoders of one scale.
         prefix: tokens in front of the patches in a tap: class token and registers.
         has_cls: whether the first of them is a class token.
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
@@ -96,6 +103,7 @@ class Encoder(nn.Module, ABC):
         dim: int,
         token_dim: int,
         depth: int,
+        visible_dim: int | None = None,
         prefix: int = 0,
         has_cls: bool = False,
     ) -> None:
@@ -116,6 +124,7 @@ class Encoder(nn.Module, ABC):
         self.dim = dim
         self.token_dim = token_dim
         self.depth = depth
+        self.visible_dim = dim if visible_dim is None else visible_dim
         self.prefix = prefix
         self.has_cls = has_cls
         self.checkpointing = False

@@ -1,12 +1,14 @@
 """One paper, one file. The table of all methods."""
 
 from unmask.methods.base import Method
+from unmask.methods.itpn import ITPN
 from unmask.methods.mae import MAE
 from unmask.methods.simmim import SimMIM
 
-__all__ = ["MAE", "METHODS", "Method", "SimMIM"]
+__all__ = ["ITPN", "MAE", "METHODS", "Method", "SimMIM"]
 
 METHODS: dict[str, type[Method]] = {
     "mae": MAE,
     "simmim": SimMIM,
+    "itpn": ITPN,
 }

@@ -20,7 +20,7 @@ Differences from the official code:
   point (`rounding="mae_official"`);
 * the last linear layer runs on the removed patches only: the others are not scored;
 * the encoder may be any ViT that can leave patches out: learned or rotary positions, registers, without class
-  token.
+  token; or a HiViT, all of whose scales the decoder then sees (MAE-HiViT, arXiv 2205.14949).
 """
 
 from typing import Literal
@@ -33,14 +33,14 @@ from unmask.encoders.base import Encoder, require_dropping
 from unmask.encoders.initialise import xavier_linear
 from unmask.masking import Mask, RandomMask
 from unmask.methods.base import Method
-from unmask.patches import borrow_statistics, from_patches, normalise_patches, to_patches
+from unmask.patches import from_patches, normalise_patches, restore_statistics, to_patches
 
 
 class MAE(Method):
     """He et al. 2022.
 
     Args:
-        encoder: a ViT that can leave patches out.
+        encoder: a ViT or HiViT: one that can leave patches out.
         mask_ratio: share of patches to remove, figure 5.
         norm_target: predict each patch normalised by its own mean and variance, table 1d.
         decoder_dim: width of the decoder, table 1b.
@@ -66,9 +66,10 @@ class MAE(Method):
         self.masking.check(encoder.grid)
         self.norm_target = norm_target
         self.decoder = ViTDecoder(
-            encoder.dim,
+            encoder.visible_dim,
             encoder.grid,
             cls=self.encoder.has_cls,
+            norm_input=encoder.visible_dim != encoder.dim,
             dim=decoder_dim,
             depth=decoder_depth,
             heads=decoder_heads,
@@ -96,6 +97,5 @@ class MAE(Method):
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"]:
         prediction = self.head(self.decoder(self.encoder.visible(images, mask), mask)).float()
         if self.norm_target:
-            mean, deviation = borrow_statistics(to_patches(images, self.encoder.patch_size), mask)
-            prediction = prediction * deviation + mean
+            prediction = restore_statistics(prediction, images, mask)
         return from_patches(prediction, self.encoder.grid, self.encoder.patch_size)

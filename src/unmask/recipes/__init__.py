@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import mae, simmim
+from unmask.recipes import itpn, mae, simmim
 from unmask.recipes.base import Recipe
 
 __all__ = ["DEFAULTS", "RECIPES", "Recipe"]
@@ -15,6 +15,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         mae.mae_vit_large_800ep,
         mae.mae_vit_large_1600ep,
         mae.mae_vit_huge_1600ep,
+        mae.mae_hivit_base_1600ep,
         simmim.simmim_swin_base_100ep,
         simmim.simmim_swin_base_800ep,
         simmim.simmim_swin_large_800ep,
@@ -23,6 +24,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         simmim.simmim_swinv2_large_800ep,
         simmim.simmim_swinv2_huge_800ep,
         simmim.simmim_swinv2_giant_800ep,
+        itpn.itpn_base_400ep,
+        itpn.itpn_base_1600ep,
+        itpn.itpn_large_400ep,
+        itpn.itpn_large_1600ep,
     )
 }
 
@@ -30,4 +35,5 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "mae": mae.default,
     "simmim": simmim.default,
+    "itpn": itpn.default,
 }

@@ -1,0 +1,431 @@
+"""HiViT: three scales, of which only the coarsest mixes patches, so that hidden ones can be left out.
+
+HiViT: A Simpler and More Efficient Design of Hierarchical Vision Transformer. Xiaosong Zhang, Yunjie Tian,
+Lingxi Xie, Wei Huang, Qi Dai, Qixiang Ye, Qi Tian. ICLR 2023, arXiv 2205.14949.
+
+An image is cut into units of 16 x 16 pixels. At strides 4 and 8 a unit is a small map of its own, worked on
+by channel MLPs and merged two by two; at stride 16 it is one token, and plain attention sees all of them.
+Nothing crosses the border of a unit before the attention. iTPN (arXiv 2211.12735) takes the same backbone,
+deeper.
+
+timm has no such models; these follow its conventions and join its registry, so that `timm.create_model`
+builds them once this module is imported.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, Mlp, PatchEmbed, calculate_drop_path_rates
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from unmask.encoders.base import DroppingEncoder, Features
+from unmask.masking import Grid, Mask
+from unmask.patches import sincos_table
+
+SCALES = (4, 2, 1)  # rows and columns of a unit's map at stride 4, 8 and 16
+
+
+def relative_positions(grid: Grid) -> Int[Tensor, "N N"]:
+    """Row of a table of (2 rows - 1) (2 columns - 1) offsets for every pair (query, key) of a grid."""
+    row, column = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    row, column = row.flatten(), column.flatten()
+    down = row[:, None] - row + grid[0] - 1
+    right = column[:, None] - column + grid[1] - 1
+    return down * (2 * grid[1] - 1) + right
+
+
+class ChannelMLP(nn.Module):
+    """Residual MLP over the channels of every position, pre-norm: a block without attention.
+
+    Args:
+        dim: width.
+        ratio: width of the hidden layer, as a multiple of `dim`.
+        layer_scale: initial value of the learned factor on the residual; None for no factor.
+    """
+
+    def __init__(
+        self, dim: int, *, ratio: float, layer_scale: float | None = None, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * ratio))
+        self.gamma_2 = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        change = self.mlp(self.norm2(x))
+        return x + self.drop_path(change if self.gamma_2 is None else self.gamma_2 * change)
+
+
+class Attention(nn.Module):
+    """Attention with an optional table of relative position biases, one value an offset and head.
+
+    Args:
+        offsets: rows of the table; None for no bias.
+    """
+
+    def __init__(self, dim: int, *, heads: int, qkv_bias: bool = True, offsets: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.relative_position_bias_table = (
+            None if offsets is None else nn.Parameter(torch.zeros(offsets, heads))
+        )
+
+    def forward(self, x: Float[Tensor, "B N D"], positions: Int[Tensor, "*B N N"]) -> Float[Tensor, "B N D"]:
+        query, key, value = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        bias = None
+        if self.relative_position_bias_table is not None:
+            table = self.relative_position_bias_table.to(query.dtype)
+            bias = rearrange(table[positions], "... q k h -> ... h q k")
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return self.proj(rearrange(mixed, "b h n d -> b n (h d)"))
+
+
+class Block(ChannelMLP):
+    """Attention, then the channel MLP."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        ratio: float,
+        qkv_bias: bool = True,
+        offsets: int | None = None,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__(dim, ratio=ratio, layer_scale=layer_scale, drop_path=drop_path)
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, heads=heads, qkv_bias=qkv_bias, offsets=offsets)
+        self.gamma_1 = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
+
+    def forward(self, x: Float[Tensor, "B N D"], positions: Int[Tensor, "*B N N"]) -> Float[Tensor, "B N D"]:
+        change = self.attn(self.norm1(x), positions)
+        x = x + self.drop_path(change if self.gamma_1 is None else self.gamma_1 * change)
+        return super().forward(x)
+
+
+class PatchMerge(nn.Module):
+    """Two by two positions of a unit become one of twice the width."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim, eps=1e-6)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "B N h w C"]) -> Float[Tensor, "B N h2 w2 C2"]:
+        # The official order of the four: down first, then right.
+        x = rearrange(x, "b n (h p) (w q) c -> b n h w (q p c)", p=2, q=2)
+        return self.reduction(self.norm(x))
+
+
+class HiViT(nn.Module):
+    """The backbone, with a classifier.
+
+    Args:
+        img_size: height and width in pixels, multiples of `patch_size`.
+        patch_size: side of a unit in pixels, a multiple of 4.
+        num_classes: outputs of the classifier; 0 for none.
+        global_pool: "avg", or "" for no pooling.
+        embed_dim: width at stride 16; a quarter and a half of it at strides 4 and 8.
+        depths: blocks at strides 4, 8 (channel MLPs) and 16 (attention). HiViT's own configuration files
+            count two MLPs as one.
+        rel_pos: learned relative position biases, one table a block, zero at first (fine-tuning).
+        init_values: initial factor on every residual branch; None for no factors.
+    """
+
+    def __init__(
+        self,
+        img_size: int | Sequence[int] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        embed_dim: int = 512,
+        depths: Sequence[int] = (4, 4, 20),
+        num_heads: int = 8,
+        stem_mlp_ratio: float = 3.0,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        rel_pos: bool = False,
+        init_values: float | None = None,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if patch_size % 4 or embed_dim % 4:
+            raise ValueError(
+                f"HiViT needs patch_size and embed_dim in multiples of 4, not {patch_size} and {embed_dim}"
+            )
+        self.num_classes = num_classes
+        self.global_pool = global_pool
+        self.embed_dim = self.num_features = self.head_hidden_size = embed_dim
+        self.patch_size = patch_size
+        widths = [embed_dim // 4, embed_dim // 2, embed_dim]
+        self.patch_embed = PatchEmbed(
+            img_size if isinstance(img_size, int) else tuple(img_size),
+            patch_size // 4,
+            in_chans,
+            widths[0],
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            output_fmt="NHWC",
+        )
+        height, width = self.patch_embed.img_size
+        if height % patch_size or width % patch_size:
+            raise ValueError(f"images of {height} x {width} pixels cannot be cut into units of {patch_size}")
+        self.grid = height // patch_size, width // patch_size
+        self.pos_embed = nn.Parameter(sincos_table(self.grid, embed_dim))
+        self.register_buffer("positions", relative_positions(self.grid), persistent=False)
+        offsets = (2 * self.grid[0] - 1) * (2 * self.grid[1] - 1) if rel_pos else None
+        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
+        self.blocks = nn.ModuleList()
+        self.merges: list[int] = []  # places of the two merges in `blocks`
+        for depth, dim in zip(depths[:2], widths[:2], strict=True):
+            for _ in range(depth):
+                self.blocks.append(
+                    ChannelMLP(dim, ratio=stem_mlp_ratio, layer_scale=init_values, drop_path=next(rates))
+                )
+            self.merges.append(len(self.blocks))
+            self.blocks.append(PatchMerge(dim))
+        for _ in range(depths[2]):
+            self.blocks.append(
+                Block(
+                    embed_dim,
+                    heads=num_heads,
+                    ratio=mlp_ratio,
+                    qkv_bias=qkv_bias,
+                    offsets=offsets,
+                    layer_scale=init_values,
+                    drop_path=next(rates),
+                )
+            )
+        self.fc_norm = nn.LayerNorm(embed_dim, eps=1e-6) if num_classes else nn.Identity()
+        self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
+        self.feature_info = [
+            {"num_chs": dim, "reduction": patch_size // side, "module": f"blocks.{place}"}
+            for dim, side, place in zip(
+                widths, SCALES, [*(m - 1 for m in self.merges), len(self.blocks) - 1], strict=True
+            )
+        ]
+        self.apply(_initialise)
+
+    @property
+    def attention_blocks(self) -> nn.ModuleList:
+        """The blocks at stride 16."""
+        return self.blocks[self.merges[1] + 1 :]
+
+    def units(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N h w c"]:
+        """Patch embeddings at stride 4, sorted into units."""
+        x = self.patch_embed(images)
+        return rearrange(x, "b (y h) (x w) c -> b (y x) h w c", h=SCALES[0], w=SCALES[0])
+
+    def stem(self, units: Float[Tensor, "B N h w c"]) -> tuple[Tensor, Tensor, Float[Tensor, "B N D"]]:
+        """Units at strides 4 and 8, each before its merge, and as tokens without position."""
+        scales = []
+        for index, block in enumerate(self.blocks[: self.merges[1] + 1]):
+            if index in self.merges:
+                scales.append(units)
+            units = block(units)
+        return scales[0], scales[1], rearrange(units, "b n 1 1 d -> b n d")
+
+    def forward_features(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
+        """Tokens at stride 16, in raster order; there is no final norm before pooling."""
+        x = self.stem(self.units(x))[-1] + self.pos_embed
+        for block in self.attention_blocks:
+            x = block(x, self.positions)
+        return x
+
+    def forward_intermediates(self, x: Float[Tensor, "B C H W"]) -> tuple[Tensor, list[Tensor]]:
+        """Tokens at stride 16, and the maps [B, C, h, w] at strides 4, 8 and 16."""
+        fine, middle, tokens = self.stem(self.units(x))
+        tokens = tokens + self.pos_embed
+        for block in self.attention_blocks:
+            tokens = block(tokens, self.positions)
+        return tokens, [as_map(scale, self.grid) for scale in (fine, middle, tokens)]
+
+    def forward_head(self, x: Float[Tensor, "B N D"], pre_logits: bool = False) -> Tensor:
+        """Class scores, or the pooled and normalised features."""
+        x = self.fc_norm(x.mean(1) if self.global_pool == "avg" else x)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def no_weight_decay(self) -> set[str]:
+        """Names that weight decay spares beside biases and norms."""
+        return {"pos_embed"}
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Another number of classes, with new weights."""
+        self.num_classes = num_classes
+        self.global_pool = self.global_pool if global_pool is None else global_pool
+        device = self.pos_embed.device
+        self.fc_norm = nn.LayerNorm(self.embed_dim, eps=1e-6) if num_classes else nn.Identity()
+        self.head = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
+        self.fc_norm.to(device)
+        self.head.to(device)
+
+
+def as_map(units: Tensor, grid: Grid) -> Float[Tensor, "B C h w"]:
+    """Units [B, N, h, w, C], or tokens [B, N, C], of a whole image as one map."""
+    if units.ndim == 3:
+        units = units[:, :, None, None]
+    return rearrange(units, "b (y x) h w c -> b c (y h) (x w)", y=grid[0])
+
+
+def _shifted(table: Float[Tensor, "1 N D"], grid: Grid) -> Float[Tensor, "1 N D"]:
+    """A table of positions resized to `grid` by (side + 0.1) / side, a guard against rounding down."""
+    places = rearrange(table, "1 (h w) d -> 1 d h w", h=grid[0])
+    factors = tuple((side + 0.1) / side for side in grid)
+    return rearrange(F.interpolate(places, scale_factor=factors, mode="bicubic"), "1 d h w -> 1 (h w) d")
+
+
+def _initialise(module: nn.Module) -> None:
+    """Matrices normal(.02), biases 0 (official code)."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class HiViTEncoder(DroppingEncoder):
+    """A `HiViT` behind the common interface.
+
+    Masks live on the units. A hidden unit is left out, or its token replaced at stride 16, before positions.
+    `Features.pyramid` holds all three scales: maps of the whole image, or of `visible` the units that are
+    left [B, V, positions of the unit, C]. Where hidden units are only replaced, the two finer maps still show
+    their own pixels (nothing else sees them there): a method that predicts from these maps must hide them.
+
+    Attributes:
+        shifted_positions: of `visible`: positions as iTPN's released pre-training has them, resized to their
+            own grid by a factor that is a tenth of a patch too large.
+    """
+
+    shifted_positions = False
+
+    def __init__(self, model: HiViT, *, architecture: dict[str, Any]) -> None:
+        super().__init__(
+            model,
+            architecture=architecture,
+            image_size=model.patch_embed.img_size,
+            channels=model.patch_embed.proj.in_channels,
+            patch_size=model.patch_size,
+            stride=model.patch_size,
+            dim=model.embed_dim,
+            token_dim=model.embed_dim,
+            depth=len(model.attention_blocks),
+            # 16 positions of a quarter, 4 of half the width, one of all of it.
+            visible_dim=7 * model.embed_dim,
+        )
+        self.model: HiViT = model
+
+    def forward(
+        self,
+        images: Float[Tensor, "B C H W"],
+        mask: Mask | None = None,
+        token: Float[Tensor, "1 1 D"] | None = None,
+        take: Sequence[int] = (),
+    ) -> Features:
+        fine, middle, tokens = self.model.stem(self.model.units(images))
+        if mask is not None:
+            assert token is not None, "a mask needs the token that replaces hidden patches"
+            tokens = mask.replace(tokens, token)
+        tokens, taps = self._attend(tokens + self.model.pos_embed, self.model.positions, take)
+        pyramid = tuple(as_map(scale, self.grid) for scale in (fine, middle, tokens))
+        return Features(patches=tokens, taps=taps, pyramid=pyramid)
+
+    def visible(self, images: Float[Tensor, "B C H W"], mask: Mask, take: Sequence[int] = ()) -> Features:
+        fine, middle, tokens = self.model.stem(mask.visible(self.model.units(images)))
+        index = mask.visible_index
+        table = self.model.pos_embed
+        places = (_shifted(table, self.grid) if self.shifted_positions else table).expand(len(images), -1, -1)
+        positions = self.model.positions[index[:, :, None], index[:, None, :]]
+        tokens, taps = self._attend(tokens + mask.visible(places), positions, take)
+        pyramid = (fine.flatten(2, 3), middle.flatten(2, 3), tokens[:, :, None])
+        return Features(patches=tokens, taps=taps, pyramid=pyramid)
+
+    def _attend(
+        self, tokens: Tensor, positions: Tensor, take: Sequence[int]
+    ) -> tuple[Float[Tensor, "B N D"], tuple[Tensor, ...]]:
+        wanted = self._tap_indices(take)
+        states = {}
+        for index, block in enumerate(self.model.attention_blocks):
+            tokens = self._run(block, tokens, positions=positions)
+            if index in wanted:
+                states[index] = tokens
+        return tokens, tuple(states[index] for index in wanted)
+
+
+def _build(name: str, pretrained: bool, sizes: dict[str, Any], options: dict[str, Any]) -> HiViT:
+    getter = {"out_indices": (0, 1, 2), "feature_cls": "getter"}
+    return build_model_with_cfg(HiViT, name, pretrained, feature_cfg=getter, **{**sizes, **options})
+
+
+def hivit_tiny_patch16_224(pretrained: bool = False, **options: Any) -> HiViT:
+    """HiViT-T: 19.2 M parameters."""
+    sizes = {"embed_dim": 384, "depths": (2, 2, 10), "num_heads": 6}
+    return _build("hivit_tiny_patch16_224", pretrained, sizes, options)
+
+
+def hivit_small_patch16_224(pretrained: bool = False, **options: Any) -> HiViT:
+    """HiViT-S: 37.5 M parameters."""
+    sizes = {"embed_dim": 384, "depths": (4, 4, 20), "num_heads": 6}
+    return _build("hivit_small_patch16_224", pretrained, sizes, options)
+
+
+def hivit_base_patch16_224(pretrained: bool = False, **options: Any) -> HiViT:
+    """HiViT-B: 66.4 M parameters."""
+    sizes = {"embed_dim": 512, "depths": (4, 4, 20), "num_heads": 8}
+    return _build("hivit_base_patch16_224", pretrained, sizes, options)
+
+
+def itpn_base_patch16_224(pretrained: bool = False, **options: Any) -> HiViT:
+    """The backbone of iTPN-B: 78.6 M parameters with relative positions."""
+    sizes = {"embed_dim": 512, "depths": (3, 3, 24), "num_heads": 8}
+    return _build("itpn_base_patch16_224", pretrained, sizes, options)
+
+
+def itpn_large_patch16_224(pretrained: bool = False, **options: Any) -> HiViT:
+    """The backbone of iTPN-L: 288 M parameters with relative positions."""
+    sizes = {"embed_dim": 768, "depths": (2, 2, 40), "num_heads": 12}
+    return _build("itpn_large_patch16_224", pretrained, sizes, options)
+
+
+_ENTRIES = (
+    hivit_tiny_patch16_224,
+    hivit_small_patch16_224,
+    hivit_base_patch16_224,
+    itpn_base_patch16_224,
+    itpn_large_patch16_224,
+)
+# timm looks for this name when a model joins its registry: nobody has published weights in its format.
+default_cfgs = generate_default_cfgs(
+    {
+        f"{entry.__name__}.untrained": {
+            "input_size": (3, 224, 224),
+            "mean": IMAGENET_DEFAULT_MEAN,
+            "std": IMAGENET_DEFAULT_STD,
+            "interpolation": "bicubic",
+            "crop_pct": 0.875,
+            "num_classes": 1000,
+            "fixed_input_size": True,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        }
+        for entry in _ENTRIES
+    }
+)
+for _entry in _ENTRIES:
+    register_model(_entry)

@@ -1,0 +1,164 @@
+"""iTPN: pre-train a hierarchical backbone and its feature pyramid together, on pixels and on features.
+
+Integrally Pre-Trained Transformer Pyramid Networks. Yunjie Tian, Lingxi Xie, Zhaozhi Wang, Longhui Wei,
+Xiaopeng Zhang, Jianbin Jiao, Yaowei Wang, Qi Tian, Qixiang Ye. CVPR 2023, arXiv 2211.12735.
+
+Three quarters of the 16-pixel units are removed; a HiViT sees the rest, and a pyramid of channel MLPs, the
+neck of a later detector, turns its three scales into three levels. A decoder gets the sum of the levels and
+predicts the removed pixels. Masked feature modelling adds a target for every scale of the backbone: what a
+slowly moving average of the backbone makes of the removed units, when it sees nothing but them.
+
+Loss, over the set M of removed units of the batch, with d pixel values in a unit and scales s = 4, 8, 16::
+
+    L = L_pixels + w L_features
+    L_pixels   = 1 / |M|  sum_{i in M}  1 / d  || prediction_i - target_i ||^2      (MAE's)
+    L_features = 1 / 3  sum_s  1 / |M|  sum_{i in M}  mean (head_s(decoded_i) - norm(teacher_s(x_M)_i))^2
+
+Differences from the official code:
+
+* masked feature modelling was never released, and the paper leaves open (our choice): how targets are
+  normalised (each position by its own mean and variance), their distance (mean squared error, the mean of the
+  three scales), the heads (one linear layer a scale on the decoder's output), and that the average covers the
+  backbone only, with a constant momentum. `feature_weight=0` is the released pixel pre-training;
+* units enter the backbone in raster order, not shuffled; `rounding` as in MAE;
+* the released code resizes the position table in pre-training, by a factor slightly above 1, and not when the
+  backbone is used; `shifted_positions=True` does the same.
+"""
+
+import copy
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unmask.decoders import PyramidDecoder
+from unmask.encoders.base import Encoder, Features
+from unmask.encoders.hivit import HiViTEncoder
+from unmask.encoders.itpn import Pyramid
+from unmask.masking import Mask, RandomMask
+from unmask.methods.base import Method
+from unmask.patches import from_patches, normalise_patches, restore_statistics, to_patches
+
+
+class ITPN(Method):
+    """Tian et al. 2023.
+
+    Args:
+        encoder: a HiViT; `itpn_base_patch16_224` is the paper's.
+        mask_ratio: share of units to remove.
+        norm_target: predict each unit's pixels normalised by their own mean and variance.
+        pyramid_dim: width of the pyramid.
+        pyramid_depth: channel MLPs of its two finer levels.
+        decoder_dim: width of the decoder, divisible by 16.
+        decoder_depth: blocks of the decoder.
+        decoder_heads: attention heads of the decoder.
+        feature_weight: of masked feature modelling; 0 leaves it out.
+        momentum: of the teacher, a moving average of the backbone.
+        rounding: how many units a ratio is; "mae_official" is the official code's floating-point floor.
+        shifted_positions: resize the position table as the official code does.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        mask_ratio: float = 0.75,  # official code
+        norm_target: bool = True,  # official code
+        pyramid_dim: int = 256,  # official code
+        pyramid_depth: int = 2,  # official code
+        decoder_dim: int = 512,  # official code
+        decoder_depth: int = 8,  # official code
+        decoder_heads: int = 16,  # official code
+        feature_weight: float = 0.3,  # paper
+        momentum: float = 0.996,  # paper
+        rounding: Literal["nearest", "mae_official"] = "nearest",
+        shifted_positions: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(encoder, HiViTEncoder):
+            raise ValueError(
+                f"iTPN needs a backbone whose scales keep units apart, but got a "
+                f"{type(encoder.model).__name__}; use for instance itpn_base_patch16_224 or "
+                "hivit_tiny_patch16_224"
+            )
+        if feature_weight < 0 or not 0 <= momentum <= 1:
+            raise ValueError(
+                f"feature_weight must not be negative and momentum lie in [0, 1], not {feature_weight} and "
+                f"{momentum}"
+            )
+        self.encoder: HiViTEncoder = encoder
+        self.encoder.shifted_positions = shifted_positions
+        self.masking = RandomMask(ratio=mask_ratio, rounding=rounding)
+        self.masking.check(encoder.grid)
+        self.norm_target = norm_target
+        self.feature_weight = feature_weight
+        self.momentum = momentum
+        self.pyramid = Pyramid(encoder.dim, width=pyramid_dim, depth=pyramid_depth)
+        self.decoder = PyramidDecoder(
+            pyramid_dim, encoder.grid, dim=decoder_dim, depth=decoder_depth, heads=decoder_heads
+        )
+        self.head = nn.Linear(decoder_dim, encoder.channels * encoder.patch_size**2)
+        self.feature_heads, self.teacher = None, None
+        if feature_weight:
+            widths = [encoder.dim * share for share in (4, 2, 1)]  # 16 x 1/4, 4 x 1/2, 1 x 1
+            self.feature_heads = nn.ModuleList(nn.Linear(decoder_dim, width) for width in widths)
+            self.teacher = copy.deepcopy(encoder).eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "ITPN":
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def forward(self, images: Float[Tensor, "B C H W"], *, mask: Mask | None = None) -> dict[str, Tensor]:
+        # mask
+        mask = self.draw(images) if mask is None else mask
+        # encode
+        seen = self.encoder.visible(images, mask)
+        # predict
+        decoded = mask.masked(self.decode(seen, mask))
+        # target
+        target = mask.masked(self.target(images))
+        # compare
+        pixels = (self.head(decoded).float() - target).square().mean()
+        if self.feature_heads is None:
+            return {"loss": pixels}
+        features = torch.stack(
+            [
+                F.mse_loss(head(decoded).float(), scale)
+                for head, scale in zip(self.feature_heads, self.feature_targets(images, mask), strict=True)
+            ]
+        ).mean()
+        return {"loss": pixels + self.feature_weight * features, "pixels": pixels, "features": features}
+
+    def decode(self, seen: Features, mask: Mask) -> Float[Tensor, "B N D"]:
+        """The decoder's states of all units."""
+        return self.decoder(self.pyramid(seen.pyramid), mask)
+
+    def target(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N E"]:
+        """What the pixels of every unit should be predicted as, in (row, column, channel) order."""
+        patches = to_patches(images, self.encoder.patch_size)
+        return normalise_patches(patches) if self.norm_target else patches
+
+    @torch.no_grad()
+    def feature_targets(self, images: Float[Tensor, "B C H W"], mask: Mask) -> list[Float[Tensor, "B M E"]]:
+        """The teacher's scales of the hidden units, of which it sees no others; every position normalised."""
+        assert self.teacher is not None
+        scales = self.teacher.visible(images, mask.inverse()).pyramid
+        return [F.layer_norm(scale.float(), scale.shape[-1:]).flatten(2) for scale in scales]
+
+    @torch.no_grad()
+    def after_step(self, step: int, total: int) -> None:
+        """Move the teacher towards the backbone."""
+        if self.teacher is not None:
+            pairs = zip(self.teacher.parameters(), self.encoder.parameters(), strict=True)
+            for teacher, student in pairs:
+                teacher.lerp_(student, 1 - self.momentum)
+
+    def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"]:
+        prediction = self.head(self.decode(self.encoder.visible(images, mask), mask)).float()
+        if self.norm_target:
+            prediction = restore_statistics(prediction, images, mask)
+        return from_patches(prediction, self.encoder.grid, self.encoder.patch_size)

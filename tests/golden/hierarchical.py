@@ -1,0 +1,188 @@
+"""HiViT and iTPN from a fixture's `constructor`, as `official.py` does it for the others."""
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.golden.official import Case, Quantities, gradients, load, mae_name, size, tensors
+from unmask.encoders.hivit import SCALES, HiViT, HiViTEncoder
+from unmask.masking import Mask
+from unmask.methods import ITPN, MAE
+
+
+def build_hivit(spec: dict[str, Any], **options: Any) -> HiViT:
+    """The backbone; HiViT's own stages of depth d are 2 d MLPs, which the fixture already counts."""
+    return HiViT(
+        img_size=size(spec["image_size"]),
+        patch_size=spec["patch_size"],
+        in_chans=spec["in_channels"],
+        embed_dim=spec["width"],
+        depths=(*spec["stem_blocks"], spec["depth"]),
+        num_heads=spec["heads"],
+        stem_mlp_ratio=spec["stem_mlp_ratio"],
+        mlp_ratio=spec["mlp_ratio"],
+        qkv_bias=spec["qkv_bias"],
+        rel_pos=spec["relative_position"] is not None,
+        init_values=0.1 if spec.get("layer_scale") else None,
+        **options,
+    )
+
+
+def hivit_name(official: str) -> str | None:
+    if official == "relative_position_index":
+        return None
+    return official.replace("absolute_pos_embed", "pos_embed")
+
+
+def mae_hivit_name(official: str) -> str | None:
+    if re.match(r"^norm\.", official):
+        return f"decoder.embed_{official}"
+    return mae_name(hivit_name(official) or official)
+
+
+def square(units: Tensor) -> Tensor:
+    """[B, V, side * side, C] -> [B, V, side, side, C]"""
+    side = round(units.shape[2] ** 0.5)
+    return units.unflatten(2, (side, side))
+
+
+def as_units(scale: Tensor, side: int) -> Tensor:
+    """A map [B, C, h, w] in units of side x side, unit-major."""
+    batch, channels, height, width = scale.shape
+    cut = scale.reshape(batch, channels, height // side, side, width // side, side)
+    return cut.permute(0, 2, 4, 3, 5, 1).flatten(1, 2)
+
+
+def kept_order(mask: Mask, noise: Tensor) -> Tensor:
+    """Places of the visible patches, in raster order, sorted by their noise: the official order."""
+    return noise.gather(1, mask.visible_index).argsort(1)
+
+
+def in_order(visible: Tensor, order: Tensor) -> Tensor:
+    return visible.take_along_dim(order.reshape(*order.shape, *[1] * (visible.ndim - 2)), 1)
+
+
+def measure_mae_hivit(case: Case) -> Quantities:
+    spec, weights = case["info"]["constructor"], tensors(case["params"])
+    encoder = HiViTEncoder(build_hivit(spec, num_classes=0), architecture={})
+    method = MAE(
+        encoder,
+        mask_ratio=spec["mask_ratio"],
+        norm_target=spec["normalise_target"],
+        decoder_dim=spec["decoder_width"],
+        decoder_depth=spec["decoder_depth"],
+        decoder_heads=spec["decoder_heads"],
+        rounding="mae_official",
+    ).eval()
+    torch.testing.assert_close(method.decoder.positions, weights["decoder_pos_embed"], rtol=0, atol=1e-6)
+    names = load(method, weights, mae_hivit_name)
+    inputs = tensors(case["inputs"])
+    images, noise = inputs["images"], inputs["noise"]
+    mask = method.masking.from_noise(noise, encoder.grid)
+    order = kept_order(mask, noise)
+    loss = method(images, mask=mask)["loss"]
+    seen, whole = encoder.visible(images, mask), encoder(images)
+    latent = method.decoder.embed_norm(seen.every_scale())
+    return gradients(loss, method, names, weights, "grad") | {
+        "out/ids_keep": mask.visible_index.gather(1, order),
+        "out/ids_restore": noise.argsort(1).argsort(1),
+        "out/mask": mask.hidden,
+        "out/stage4": in_order(square(seen.pyramid[0]), order),
+        "out/stage8": in_order(square(seen.pyramid[1]), order),
+        "out/stage16": in_order(seen.patches, order),
+        "out/latent": in_order(latent, order),
+        "out/pred": method.head(method.decoder(seen, mask)),
+        "out/target": method.target(images),
+        "out/loss": loss,
+        "out/full_stage4": as_units(whole.pyramid[0], SCALES[0]),
+        "out/full_stage8": as_units(whole.pyramid[1], SCALES[1]),
+        "out/full_stage16": whole.patches,
+    }
+
+
+def itpn_name(official: str) -> str | None:
+    if official == "decoder_pos_embed":
+        return None
+    renames = (
+        (r"^align_dim_16tofpn", "pyramid.align16"),
+        (r"^align_dim_16to8", "pyramid.align8"),
+        (r"^align_dim_8to4", "pyramid.align4"),
+        (r"^split_16to8", "pyramid.split16"),
+        (r"^split_8to4", "pyramid.split8"),
+        (r"^block_16to8", "pyramid.blocks8"),
+        (r"^block_8to4", "pyramid.blocks4"),
+        # Levels are counted from the coarsest there, from the finest here.
+        (r"^fpn_modules\.(\d)", lambda m: f"pyramid.levels.{2 - int(m[1])}"),
+        (r"^decoder_embed\.(\d)", lambda m: f"decoder.embed.{2 - int(m[1])}"),
+    )
+    for pattern, replacement in renames:
+        if re.match(pattern, official):
+            return re.sub(pattern, replacement, official)
+    return mae_name(hivit_name(official) or official)
+
+
+def measure_itpn(case: Case) -> Quantities:
+    """Pixel pre-training as it was released: without masked feature modelling."""
+    spec, weights = case["info"]["constructor"], tensors(case["params"])
+    encoder = HiViTEncoder(build_hivit(spec, num_classes=0), architecture={})
+    method = ITPN(
+        encoder,
+        mask_ratio=spec["mask_ratio"],
+        norm_target=spec["normalise_target"],
+        pyramid_dim=spec["neck_width"],
+        pyramid_depth=spec["neck_blocks"],
+        decoder_dim=spec["decoder_width"],
+        decoder_depth=spec["decoder_depth"],
+        decoder_heads=spec["decoder_heads"],
+        feature_weight=0.0,
+        rounding="mae_official",
+        shifted_positions=True,
+    ).eval()
+    names = load(method, weights, itpn_name)
+    inputs = tensors(case["inputs"])
+    images, noise = inputs["images"], inputs["noise"]
+    mask = method.masking.from_noise(noise, encoder.grid)
+    order = kept_order(mask, noise)
+    loss = method(images, mask=mask)["loss"]
+    seen = encoder.visible(images, mask)
+    encoder.shifted_positions = False  # the official full pass
+    whole = encoder.visible(images, Mask.of(torch.zeros_like(mask.hidden), encoder.grid, 0))
+    result = gradients(loss, method, names, weights, "grad") | {
+        "out/ids_keep": mask.visible_index.gather(1, order),
+        "out/ids_restore": noise.argsort(1).argsort(1),
+        "out/mask": mask.hidden,
+        "out/main": in_order(seen.patches, order),
+        "out/pred": method.head(method.decode(seen, mask)),
+        "out/target": method.target(images),
+        "out/loss": loss,
+        "out/full_main": whole.patches,
+    }
+    levels, full_levels = method.pyramid(seen.pyramid), method.pyramid(whole.pyramid)
+    for name, level, full in zip(("P4", "P8", "P16"), levels, full_levels, strict=True):
+        result[f"out/{name}"] = in_order(square(level), order)
+        result[f"out/full_{name}"] = square(full)
+    return result
+
+
+def measure_classifier(case: Case) -> Quantities:
+    """A fine-tuned iTPN: the backbone with relative positions and its classifier."""
+    spec, weights, inputs = case["info"]["constructor"], tensors(case["params"]), tensors(case["inputs"])
+    model = build_hivit(spec, num_classes=spec["classes"]).eval()
+    names = load(model, weights, hivit_name)
+    features = model.forward_features(inputs["images"])
+    logits = model(inputs["images"])
+    loss = torch.nn.functional.cross_entropy(logits, inputs["labels"])
+    result = gradients(loss, model, names, weights, "grad") | {
+        "out/features": features,
+        "out/pooled": features.mean(1),
+        "out/logits": logits,
+        "out/loss": loss,
+    }
+    for block in model.attention_blocks:
+        torch.nn.init.zeros_(block.attn.relative_position_bias_table)
+    return result | {
+        "out/features_zero_table": model.forward_features(inputs["images"]),
+        "out/logits_zero_table": model(inputs["images"]),
+    }

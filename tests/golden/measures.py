@@ -1,0 +1,25 @@
+"""Which function measures which fixture."""
+
+from typing import Any
+
+from tests.golden.hierarchical import measure_classifier, measure_itpn, measure_mae_hivit
+from tests.golden.official import measure_beit, measure_mae, measure_simmim
+
+# Fixture name -> how it is measured. A fixture whose name continues one of these (mae_vit_wide) is measured
+# alike.
+MEASURES = {
+    "mae_vit": measure_mae,
+    "simmim_vit": measure_simmim,
+    "simmim_swin": measure_simmim,
+    "simmim_swinv2": measure_simmim,
+    "beit": measure_beit,
+    "hivit_mae": measure_mae_hivit,
+    "itpn_pixel": measure_itpn,
+    "itpn_classifier": measure_classifier,
+    "itpn_clip_classifier": measure_classifier,
+}
+
+
+def measure_for(name: str) -> Any:
+    known = [key for key in MEASURES if name == key or name.startswith(f"{key}_")]
+    return MEASURES[max(known, key=len)] if known else None
