@@ -1,12 +1,13 @@
 """HiViT and iTPN from a fixture's `constructor`, as `official.py` does it for the others."""
 
-import re
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tests.golden.official import Case, Quantities, gradients, load, mae_name, size, tensors
+from tests.golden.official import Case, Quantities, gradients, size, tensors
+from unmask.convert.names import hivit_name, itpn_name, mae_hivit_name
+from unmask.convert.weights import load_official
 from unmask.encoders.hivit import SCALES, HiViT, HiViTEncoder
 from unmask.masking import Mask
 from unmask.methods import ITPN, MAE
@@ -28,18 +29,6 @@ def build_hivit(spec: dict[str, Any], **options: Any) -> HiViT:
         init_values=0.1 if spec.get("layer_scale") else None,
         **options,
     )
-
-
-def hivit_name(official: str) -> str | None:
-    if official == "relative_position_index":
-        return None
-    return official.replace("absolute_pos_embed", "pos_embed")
-
-
-def mae_hivit_name(official: str) -> str | None:
-    if re.match(r"^norm\.", official):
-        return f"decoder.embed_{official}"
-    return mae_name(hivit_name(official) or official)
 
 
 def square(units: Tensor) -> Tensor:
@@ -76,8 +65,7 @@ def measure_mae_hivit(case: Case) -> Quantities:
         decoder_heads=spec["decoder_heads"],
         rounding="mae_official",
     ).eval()
-    torch.testing.assert_close(method.decoder.positions, weights["decoder_pos_embed"], rtol=0, atol=1e-6)
-    names = load(method, weights, mae_hivit_name)
+    names = load_official(method, weights, mae_hivit_name)
     inputs = tensors(case["inputs"])
     images, noise = inputs["images"], inputs["noise"]
     mask = method.masking.from_noise(noise, encoder.grid)
@@ -102,27 +90,6 @@ def measure_mae_hivit(case: Case) -> Quantities:
     }
 
 
-def itpn_name(official: str) -> str | None:
-    if official == "decoder_pos_embed":
-        return None
-    renames = (
-        (r"^align_dim_16tofpn", "pyramid.align16"),
-        (r"^align_dim_16to8", "pyramid.align8"),
-        (r"^align_dim_8to4", "pyramid.align4"),
-        (r"^split_16to8", "pyramid.split16"),
-        (r"^split_8to4", "pyramid.split8"),
-        (r"^block_16to8", "pyramid.blocks8"),
-        (r"^block_8to4", "pyramid.blocks4"),
-        # Levels are counted from the coarsest there, from the finest here.
-        (r"^fpn_modules\.(\d)", lambda m: f"pyramid.levels.{2 - int(m[1])}"),
-        (r"^decoder_embed\.(\d)", lambda m: f"decoder.embed.{2 - int(m[1])}"),
-    )
-    for pattern, replacement in renames:
-        if re.match(pattern, official):
-            return re.sub(pattern, replacement, official)
-    return mae_name(hivit_name(official) or official)
-
-
 def measure_itpn(case: Case) -> Quantities:
     """Pixel pre-training as it was released: without masked feature modelling."""
     spec, weights = case["info"]["constructor"], tensors(case["params"])
@@ -140,7 +107,7 @@ def measure_itpn(case: Case) -> Quantities:
         rounding="mae_official",
         shifted_positions=True,
     ).eval()
-    names = load(method, weights, itpn_name)
+    names = load_official(method, weights, itpn_name)
     inputs = tensors(case["inputs"])
     images, noise = inputs["images"], inputs["noise"]
     mask = method.masking.from_noise(noise, encoder.grid)
@@ -170,7 +137,7 @@ def measure_classifier(case: Case) -> Quantities:
     """A fine-tuned iTPN: the backbone with relative positions and its classifier."""
     spec, weights, inputs = case["info"]["constructor"], tensors(case["params"]), tensors(case["inputs"])
     model = build_hivit(spec, num_classes=spec["classes"]).eval()
-    names = load(model, weights, hivit_name)
+    names = load_official(model, weights, lambda name: hivit_name(name).removeprefix("encoder.model."))
     features = model.forward_features(inputs["images"])
     logits = model(inputs["images"])
     loss = torch.nn.functional.cross_entropy(logits, inputs["labels"])
