@@ -109,15 +109,20 @@ def make_accelerator(device: str, precision: Precision, accumulate: int) -> Acce
     """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     AcceleratorState._reset_state(reset_partial_state=not distributed)
-    # Every process computes the same buffers: sending them around before each step would be for nothing.
-    # Gradients that live in the buckets in which they are exchanged are not held twice.
-    exchange = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    # Of several processes: gradients that live in the buckets in which they are exchanged are not held twice.
+    exchange = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_steps=accumulate,
         kwargs_handlers=[exchange],
     )
+
+
+def leave() -> None:
+    """Part from the other processes of the run, if there are any; NCCL complains of those that just go."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def attention(device: torch.device, precision: str) -> AbstractContextManager[None]:

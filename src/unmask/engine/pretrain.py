@@ -17,6 +17,7 @@ from torch.nn.utils import get_total_norm
 from unmask import __version__
 from unmask.data import Source, open_source
 from unmask.encoders.base import ImageSize
+from unmask.engine.bad import note_bad
 from unmask.engine.checkpoint import State, checkpoints, load_checkpoint, save_checkpoint
 from unmask.engine.draws import draw_mask
 from unmask.engine.launch import speaks
@@ -176,10 +177,8 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
             log.event("rejected", state.step, loss=str(state.loss), grad_norm=str(outcome.norm))
             if rejected == MOST_REJECTED:
                 raise UserError(_diverged(f"for {MOST_REJECTED} steps in a row, up to step {state.step:,}"))
-        for name in list(job.loader.bad)[len(state.bad) :]:
-            state.bad[name] = job.loader.bad[name]
-            log.event("bad_image", state.step, name=name, reason=state.bad[name])
         logged = is_logged(state.step, job.total)
+        note_bad(job, state, log, together=logged or bool(outcome.signal))
         if logged:
             rates = {**speed.read(), "memory_mb": round(peak_memory_mb(job.accelerator.device), 1)}
             shown.rates(**rates)
