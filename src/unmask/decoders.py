@@ -3,9 +3,11 @@
 from functools import partial
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from unmask.encoders.base import Features
 from unmask.encoders.initialise import xavier_linear
@@ -64,13 +66,35 @@ class ViTDecoder(nn.Module):
         self.apply(xavier_linear)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, seen: Features, mask: Mask) -> Float[Tensor, "B N D"]:
-        """States of all patches after the final norm, from the features of the visible ones."""
+    def forward(
+        self, seen: Features, mask: Mask, *, hidden_only: bool = False
+    ) -> Float[Tensor, "B N D"] | Float[Tensor, "B M D"]:
+        """States of all patches after the final norm, from the features of the visible ones.
+
+        Args:
+            hidden_only: only those of the hidden patches, in raster order; the last block then computes
+                nothing that only the others need.
+        """
         x = mask.restore(self.embed(seen.patches), self.mask_token)
         if self.prefix:
             assert seen.cls is not None
             x = torch.cat([self.embed(seen.cls)[:, None], x], dim=1)
         x = x + self.positions
-        for block in self.blocks:
+        for block in self.blocks[:-1] if hidden_only else self.blocks:
             x = block(x)
-        return self.norm(x[:, self.prefix :])
+        if not hidden_only:
+            return self.norm(x[:, self.prefix :])
+        return self.norm(self._last(x, mask) if len(self.blocks) else mask.masked(x[:, self.prefix :]))
+
+    def _last(self, x: Float[Tensor, "B P D"], mask: Mask) -> Float[Tensor, "B M D"]:
+        """The last block for hidden patches alone: they look at all tokens, but no block follows that would
+        look at the others."""
+        block = self.blocks[-1]
+        attention = block.attn
+        layout = "b n (part h d) -> part b h n d"
+        query, key, value = rearrange(attention.qkv(block.norm1(x)), layout, part=3, h=attention.num_heads)
+        query = rearrange(query[:, :, self.prefix :], "b h n d -> b n h d")
+        query = rearrange(mask.masked(query), "b m h d -> b h m d")
+        mixed = scaled_dot_product_attention(query, key, value)
+        x = mask.masked(x[:, self.prefix :]) + attention.proj(rearrange(mixed, "b h m d -> b m (h d)"))
+        return x + block.mlp(block.norm2(x))
