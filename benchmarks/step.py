@@ -17,7 +17,6 @@ from typing import Annotated
 
 import torch
 import typer
-from benchmarks.peers import PEERS, Contender, Missing, ours
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -25,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import AdamW, Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.peers import PEERS, Contender, Missing, ours
 from unmask.encoders import create_encoder
 from unmask.engine.machine import choose_device, cores
 from unmask.methods import METHODS, Method
