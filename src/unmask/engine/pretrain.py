@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -223,8 +222,8 @@ def update(
     number = torch.full_like(norm, signal or 0)
     *values, norms, signals = to_host([*sums.values(), norm, number], accelerator)
     outcome = Outcome(
-        losses={name: fmean(value) for name, value in zip(sums, values, strict=True)},
-        norm=fmean(norms),
+        losses={name: sum(value) / len(value) for name, value in zip(sums, values, strict=True)},
+        norm=sum(norms) / len(norms),
         signal=int(max(signals)),
     )
     # The fp16 scaler itself leaves out steps whose gradients are not finite, and must be told of each step.
