@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that `unmask --help` answers
 
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from unmask import __version__
+from unmask.engine.launch import speaks
 from unmask.errors import UserError
 from unmask.options import (
     Baselines,
@@ -47,6 +49,8 @@ from unmask.options import (
     Subject,
     Workers,
 )
+
+PATIENCE = 10.0  # seconds until a process takes a mistake for one that it met alone
 
 app = typer.Typer(
     help="Pre-train a vision backbone on your own unlabelled images, see what it learned, take it home.",
@@ -113,6 +117,7 @@ def pretrain(
     overwrite: Overwrite = False,
 ) -> None:
     """Pre-train an encoder on unlabelled images."""
+    from unmask.engine.machine import leave
     from unmask.engine.pretrain import pretrain
 
     run = pretrain(
@@ -135,6 +140,7 @@ def pretrain(
         overwrite=overwrite,
         overrides=key_values(settings or []),
     )
+    leave()
     if run.interrupted is not None:
         raise typer.Exit(run.interrupted)
 
@@ -400,7 +406,11 @@ def demo(
 
 
 def fail(message: str, *, debug: bool) -> NoReturn:
-    """Say what is wrong, and exit with code 2."""
+    """Say what is wrong, once for all processes of a run, and exit with code 2."""
+    if not speaks():
+        # Most mistakes are met by all processes alike. When the one that speaks exits, the launcher ends this
+        # one; when this one exited first, the other would be ended before it has said a word.
+        time.sleep(PATIENCE)
     if debug:
         traceback.print_exc()
     Console(stderr=True).print(f"[bold red]Error:[/] {escape(message)}", highlight=False, soft_wrap=True)

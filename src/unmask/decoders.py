@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from unmask.encoders.base import Features
 from unmask.encoders.initialise import xavier_linear
@@ -48,12 +50,34 @@ class _Decoder(nn.Module):
         )
         self.norm = norm(dim)
 
-    def transform(self, tokens: Float[Tensor, "B P D"]) -> Float[Tensor, "B N D"]:
-        """States of all patches after the final norm."""
+    def transform(
+        self, tokens: Float[Tensor, "B P D"], only: Mask | None = None
+    ) -> Float[Tensor, "B N D"] | Float[Tensor, "B M D"]:
+        """States of all patches after the final norm, from tokens without position.
+
+        Args:
+            only: return those of its hidden patches, in raster order; the last block then computes nothing
+                that only the others need.
+        """
         x = tokens + self.positions
-        for block in self.blocks:
+        for block in self.blocks if only is None else self.blocks[:-1]:
             x = block(x)
-        return self.norm(x[:, self.prefix :])
+        if only is None:
+            return self.norm(x[:, self.prefix :])
+        return self.norm(self._last(x, only) if len(self.blocks) else only.masked(x[:, self.prefix :]))
+
+    def _last(self, x: Float[Tensor, "B P D"], mask: Mask) -> Float[Tensor, "B M D"]:
+        """The last block for hidden patches alone: they look at all tokens, but no block follows that would
+        look at the others."""
+        block = self.blocks[-1]
+        attention = block.attn
+        layout = "b n (part h d) -> part b h n d"
+        query, key, value = rearrange(attention.qkv(block.norm1(x)), layout, part=3, h=attention.num_heads)
+        query = rearrange(query[:, :, self.prefix :], "b h n d -> b n h d")
+        query = rearrange(mask.masked(query), "b m h d -> b h m d")
+        mixed = scaled_dot_product_attention(query, key, value)
+        x = mask.masked(x[:, self.prefix :]) + attention.proj(rearrange(mixed, "b h m d -> b m (h d)"))
+        return x + block.mlp(block.norm2(x))
 
 
 class ViTDecoder(_Decoder):
@@ -97,13 +121,19 @@ class ViTDecoder(_Decoder):
         self.apply(xavier_linear)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, seen: Features, mask: Mask) -> Float[Tensor, "B N D"]:
-        """States of all patches after the final norm, from the features of the visible ones."""
+    def forward(
+        self, seen: Features, mask: Mask, *, hidden_only: bool = False
+    ) -> Float[Tensor, "B N D"] | Float[Tensor, "B M D"]:
+        """States of all patches after the final norm, from the features of the visible ones.
+
+        Args:
+            hidden_only: only those of the hidden patches, in raster order, which costs less.
+        """
         x = mask.restore(self.embed(self.embed_norm(seen.every_scale())), self.mask_token)
         if self.prefix:
             assert seen.cls is not None
             x = torch.cat([self.embed(seen.cls)[:, None], x], dim=1)
-        return self.transform(x)
+        return self.transform(x, only=mask if hidden_only else None)
 
 
 class PyramidDecoder(_Decoder):
@@ -141,8 +171,15 @@ class PyramidDecoder(_Decoder):
         self.apply(xavier_linear)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, levels: Sequence[Float[Tensor, "B V _ C"]], mask: Mask) -> Float[Tensor, "B N D"]:
-        """States of all units after the final norm, from the levels of the visible ones."""
+    def forward(
+        self, levels: Sequence[Float[Tensor, "B V _ C"]], mask: Mask, *, hidden_only: bool = False
+    ) -> Float[Tensor, "B N D"] | Float[Tensor, "B M D"]:
+        """States of all units after the final norm, from the levels of the visible ones.
+
+        Args:
+            hidden_only: only those of the hidden units, in raster order, which costs less.
+        """
         units = [embed(level).flatten(2) for embed, level in zip(self.embed, levels, strict=True)]
         # The token stands for a hidden unit at every level, and the levels are added up.
-        return self.transform(mask.restore(sum(units), len(units) * self.mask_token))
+        tokens = mask.restore(sum(units), len(units) * self.mask_token)
+        return self.transform(tokens, only=mask if hidden_only else None)

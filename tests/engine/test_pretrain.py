@@ -21,6 +21,7 @@ from unmask.engine.measure import to_host
 from unmask.engine.pretrain import MOST_REJECTED, update
 from unmask.engine.setup import Job, prepare
 from unmask.errors import UserError
+from unmask.masking import Mask
 from unmask.methods.base import Method
 from unmask.methods.mae import MAE
 from unmask.recipes.resolve import resolve_recipe
@@ -98,8 +99,8 @@ class Broken(nn.Module):
         super().__init__()
         self.method, self.what = method, what
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        loss = self.method(images=images)["loss"]
+    def forward(self, images: Tensor, *, mask: Mask) -> dict[str, Tensor]:
+        loss = self.method(images=images, mask=mask)["loss"]
         if self.what == "loss":
             return {"loss": loss * math.nan}
         return {"loss": loss + (loss * 0).sqrt()}  # finite, but the slope of a root is infinite at 0
@@ -127,8 +128,8 @@ def breaking(monkeypatch: pytest.MonkeyPatch, steps: range, what: str) -> None:
     """MAE is broken at some steps of the next run."""
     forward, calls = MAE.forward, iter(range(1, 100))
 
-    def sometimes(self: MAE, images: Tensor) -> dict[str, Tensor]:
-        losses = forward(self, images)
+    def sometimes(self: MAE, images: Tensor, *, mask: Mask) -> dict[str, Tensor]:
+        losses = forward(self, images, mask=mask)
         zero = losses["loss"] * (math.nan if what == "loss" else 0)
         return {"loss": losses["loss"] + zero.sqrt()} if next(calls) in steps else losses
 

@@ -121,7 +121,7 @@ def measure_itpn(case: Case) -> Quantities:
         "out/ids_restore": noise.argsort(1).argsort(1),
         "out/mask": mask.hidden,
         "out/main": in_order(seen.patches, order),
-        "out/pred": method.head(method.decode(seen, mask)),
+        "out/pred": method.head(method.decoder(method.pyramid(seen.pyramid), mask)),
         "out/target": method.target(images),
         "out/loss": loss,
         "out/full_main": whole.patches,

@@ -15,9 +15,11 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unmask import __version__
+from unmask.engine.launch import processes_here
 from unmask.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -107,11 +109,20 @@ def make_accelerator(device: str, precision: Precision, accumulate: int) -> Acce
     """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     AcceleratorState._reset_state(reset_partial_state=not distributed)
+    # Of several processes: gradients that live in the buckets in which they are exchanged are not held twice.
+    exchange = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_steps=accumulate,
+        kwargs_handlers=[exchange],
     )
+
+
+def leave() -> None:
+    """Part from the other processes of the run, if there are any; NCCL complains of those that just go."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def attention(device: torch.device, precision: str) -> AbstractContextManager[None]:
@@ -125,8 +136,8 @@ def attention(device: torch.device, precision: str) -> AbstractContextManager[No
 
 
 def default_workers() -> int:
-    """Processes that decode images: one core is left to the training."""
-    return min(MOST_WORKERS, cores() - 1)
+    """Processes that decode images for this one: of its share of the cores, one is left to the training."""
+    return min(MOST_WORKERS, max(cores() // processes_here() - 1, 0))
 
 
 def cores() -> int:

@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,7 +16,10 @@ from torch.nn.utils import get_total_norm
 from unmask import __version__
 from unmask.data import Source, open_source
 from unmask.encoders.base import ImageSize
+from unmask.engine.bad import note_bad
 from unmask.engine.checkpoint import State, checkpoints, load_checkpoint, save_checkpoint
+from unmask.engine.draws import draw_mask
+from unmask.engine.launch import speaks
 from unmask.engine.log import RunLog, is_logged
 from unmask.engine.machine import Machine, attention, peak_memory_mb
 from unmask.engine.measure import Outcome, Speed, to_host
@@ -74,8 +76,8 @@ def pretrain(
         device: "auto", "cpu" or "cuda".
         precision: of the forward pass: "auto", "fp32", "bf16" or "fp16"; weights are kept in fp32.
         workers: processes that decode images; None leaves a core to the training, 0 decodes between steps.
-        compile: the model by torch.compile, which rounds differently and draws other masks; None is what a
-            run to go on with did, and no for a new one.
+        compile: the model by torch.compile, which rounds differently; None is what a run to go on with did,
+            and no for a new one.
         checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         resume: go on with the run in `out`, or start it if there is none.
         overwrite: delete the run in `out` first.
@@ -97,7 +99,7 @@ def pretrain(
         require_same(saved, recipe)
     state = State(images=len(source)) if saved is None else saved_state(folder, len(source))
     if saved is not None and read_log(folder / "log.jsonl").status == "finished":
-        Console(stderr=True, quiet=not progress).print(
+        Console(stderr=True, quiet=not (progress and speaks())).print(
             f"The run in {folder} is finished; nothing is left to do."
         )
         return Run.of(folder, state, total=state.step)
@@ -120,7 +122,7 @@ def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, p
         load_checkpoint(accelerator, job.ema, checkpoints(job.folder / "checkpoints")[-1])
         job.loader.bad.update(state.bad)
     with (
-        StopRequest() as stop,
+        StopRequest(told=main) as stop,
         RunLog(job.folder, step=state.step, written=main) as log,
         ProgressLine(step=state.step, total=job.total, shown=progress and main) as shown,
     ):
@@ -161,7 +163,7 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
         with speed.waiting():
             views = next(batches)
         job.scheduler.step_update(state.step)
-        outcome = update(job, views, signal=stop.signal)
+        outcome = update(job, views, step=state.step, signal=stop.signal)
         state.step += 1
         state.loss, state.seconds = outcome.losses["loss"], time.perf_counter() - began
         if outcome.accepted:
@@ -174,10 +176,8 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
             log.event("rejected", state.step, loss=str(state.loss), grad_norm=str(outcome.norm))
             if rejected == MOST_REJECTED:
                 raise UserError(_diverged(f"for {MOST_REJECTED} steps in a row, up to step {state.step:,}"))
-        for name in list(job.loader.bad)[len(state.bad) :]:
-            state.bad[name] = job.loader.bad[name]
-            log.event("bad_image", state.step, name=name, reason=state.bad[name])
         logged = is_logged(state.step, job.total)
+        note_bad(job, state, log, together=logged or bool(outcome.signal))
         if logged:
             rates = {**speed.read(), "memory_mb": round(peak_memory_mb(job.accelerator.device), 1)}
             shown.rates(**rates)
@@ -193,10 +193,13 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
     stop.signal = told or stop.signal
 
 
-def update(job: Job, views: Mapping[str, UInt8[Tensor, "B C H W"]], *, signal: int | None = None) -> Outcome:
+def update(
+    job: Job, views: Mapping[str, UInt8[Tensor, "B C H W"]], *, step: int = 0, signal: int | None = None
+) -> Outcome:
     """One optimiser step; none if the loss or the gradient is not finite.
 
     Args:
+        step: optimiser steps done before, from which the masks follow.
         signal: that told this process to stop, for the others to know.
     """
     optim, accelerator = job.recipe.optim, job.accelerator
@@ -204,8 +207,9 @@ def update(job: Job, views: Mapping[str, UInt8[Tensor, "B C H W"]], *, signal: i
     for part in range(optim.accumulate):
         pixels = {name: view.chunk(optim.accumulate)[part] for name, view in views.items()}
         images = {name: job.as_input(name, view) for name, view in pixels.items()}
+        mask = draw_mask(job, images, step=step, part=part)
         with accelerator.accumulate(job.model), attention(accelerator.device, job.precision):
-            losses = job.model(**images)
+            losses = job.model(**images, mask=mask)
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0) + loss.detach() / optim.accumulate
             accelerator.backward(losses["loss"])
@@ -218,8 +222,8 @@ def update(job: Job, views: Mapping[str, UInt8[Tensor, "B C H W"]], *, signal: i
     number = torch.full_like(norm, signal or 0)
     *values, norms, signals = to_host([*sums.values(), norm, number], accelerator)
     outcome = Outcome(
-        losses={name: fmean(value) for name, value in zip(sums, values, strict=True)},
-        norm=fmean(norms),
+        losses={name: sum(value) / len(value) for name, value in zip(sums, values, strict=True)},
+        norm=sum(norms) / len(norms),
         signal=int(max(signals)),
     )
     # The fp16 scaler itself leaves out steps whose gradients are not finite, and must be told of each step.

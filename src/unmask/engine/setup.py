@@ -137,8 +137,6 @@ def prepare(recipe: Recipe, source: Source, folder: Path, machine: Machine, *, r
     if compiled:
         method.compile()
     model, prepared = accelerator.prepare(method, optimiser)
-    # Every process started from the same weights; from here on each draws its own masks.
-    set_seed(recipe.seed + 1 + accelerator.process_index)
     return Job(
         folder=folder,
         recipe=recipe,

@@ -14,12 +14,16 @@ class StopRequest:
 
     Outside the main thread Python allows no handlers: there it notes nothing and signals act as they did.
 
+    Args:
+        told: say on stderr that the signal was understood.
+
     Attributes:
         signal: number of the first signal that came; None if none did.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, told: bool = True) -> None:
         self.signal: int | None = None
+        self._told = told
         self._before: dict[int, Any] = {}
 
     @property
@@ -45,4 +49,5 @@ class StopRequest:
             if number == signal.SIGINT:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             # A plain write: print may be in the middle of one when the signal comes.
-            os.write(2, MESSAGE % (b" Ctrl-C again quits at once." if number == signal.SIGINT else b""))
+            if self._told:
+                os.write(2, MESSAGE % (b" Ctrl-C again quits at once." if number == signal.SIGINT else b""))

@@ -5,7 +5,7 @@ H W pixels, h w grid.
 
 A `Mask` hides the same number of patches in every row, `count`, a Python int: the shapes that follow from it
 are static, so a method traces as one graph. Samplers are small frozen dataclasses, called as `sampler(batch,
-grid, device)`; they draw from the device's default generator, which checkpoints save and restore.
+grid, device)`; they draw from the device's default generator, which the engine seeds for every step.
 """
 
 from unmask.masking.distance import average_distance

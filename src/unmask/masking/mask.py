@@ -102,6 +102,11 @@ class Mask:
         """Mean over all hidden patches of the batch."""
         return self.masked(per_patch).mean()
 
+    def rows(self, first: int, last: int) -> "Mask":
+        """The masks of images `first` to `last` - 1 of the batch."""
+        order = None if self.order is None else self.order[first:last]
+        return Mask(self.hidden[first:last], self.grid, self.count, order)
+
     def inverse(self) -> "Mask":
         """The mask that hides what this one shows."""
         if self.count is None:

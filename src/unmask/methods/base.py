@@ -33,9 +33,18 @@ class Method(nn.Module, ABC):
     encoder: Encoder
     masking: Masking
 
-    def draw(self, images: Float[Tensor, "B C H W"]) -> Mask:
-        """Fresh masks for a batch, on its device, from the device's default generator."""
-        return self.masking(len(images), self.encoder.grid, images.device)
+    def draw(self, images: Float[Tensor, "B C H W"], *, first: int = 0, batch: int | None = None) -> Mask:
+        """Fresh masks for images, on their device, from the device's default generator.
+
+        Where several processes, or several passes, share a batch, masks are drawn for all of it and those of
+        `images` are taken: what an image gets depends on its place in the batch alone.
+
+        Args:
+            first: place of the first of `images` in the batch.
+            batch: images in the batch; None if `images` are all of them.
+        """
+        drawn = self.masking(batch or len(images), self.encoder.grid, images.device)
+        return drawn if batch is None else drawn.rows(first, first + len(images))
 
     @abstractmethod
     def forward(self, *views: Any, mask: Mask | None = None) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unmask.decoders import PyramidDecoder
-from unmask.encoders.base import Encoder, Features
+from unmask.encoders.base import Encoder
 from unmask.encoders.hivit import HiViTEncoder
 from unmask.encoders.itpn import Pyramid
 from unmask.masking import Mask, RandomMask
@@ -118,7 +118,7 @@ class ITPN(Method):
         # encode
         seen = self.encoder.visible(images, mask)
         # predict
-        decoded = mask.masked(self.decode(seen, mask))
+        decoded = self.decoder(self.pyramid(seen.pyramid), mask, hidden_only=True)
         # target
         target = mask.masked(self.target(images))
         # compare
@@ -132,10 +132,6 @@ class ITPN(Method):
             ]
         ).mean()
         return {"loss": pixels + self.feature_weight * features, "pixels": pixels, "features": features}
-
-    def decode(self, seen: Features, mask: Mask) -> Float[Tensor, "B N D"]:
-        """The decoder's states of all units."""
-        return self.decoder(self.pyramid(seen.pyramid), mask)
 
     def target(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N E"]:
         """What the pixels of every unit should be predicted as, in (row, column, channel) order."""
@@ -158,7 +154,8 @@ class ITPN(Method):
                 teacher.lerp_(student, 1 - self.momentum)
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"]:
-        prediction = self.head(self.decode(self.encoder.visible(images, mask), mask)).float()
+        seen = self.encoder.visible(images, mask)
+        prediction = self.head(self.decoder(self.pyramid(seen.pyramid), mask)).float()
         if self.norm_target:
             prediction = restore_statistics(prediction, images, mask)
         return from_patches(prediction, self.encoder.grid, self.encoder.patch_size)

@@ -18,7 +18,8 @@ Differences from the official code:
   already added;
 * the share to hide is rounded to the nearest patch; the official code keeps int(N * (1 - ratio)), in floating
   point (`rounding="mae_official"`);
-* the last linear layer runs on the removed patches only: the others are not scored;
+* the decoder's last block and the linear layer after it compute the removed patches only: the others are not
+  scored;
 * the encoder may be any ViT that can leave patches out: learned or rotary positions, registers, without class
   token; or a HiViT, all of whose scales the decoder then sees (MAE-HiViT, arXiv 2205.14949).
 """
@@ -83,7 +84,7 @@ class MAE(Method):
         # encode
         seen = self.encoder.visible(images, mask)
         # predict
-        prediction = self.head(mask.masked(self.decoder(seen, mask)))
+        prediction = self.head(self.decoder(seen, mask, hidden_only=True))
         # target
         target = mask.masked(self.target(images))
         # compare
