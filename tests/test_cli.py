@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import unmask as unmask_package
+from tests.convert.official import save as save_official
 from unmask import cli
 from unmask.masking import Mask
 from unmask.methods import MAE
@@ -113,6 +114,23 @@ def test_export_reconstruct_and_report(run: Path, photos: Path, tmp_path: Path) 
     assert unmask("report", run).stdout.strip() == str(run / "report.html")
 
 
+def test_convert(tmp_path: Path) -> None:
+    path = save_official("simmim_swin", tmp_path / "swin.pth")
+    done = unmask("convert", path, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "SimMIM pre-training, encoder and head, epoch 799" in done.stdout
+    assert "swin_base_patch4_window7_224 with embed_dim=8" in done.stdout
+    assert f"unmask reconstruct {tmp_path / 'run'} picture.jpg" in " ".join(done.stdout.split())
+    assert (tmp_path / "run" / "recipe.json").is_file()
+
+
+def test_masks(tmp_path: Path) -> None:
+    done = unmask("masks", "--masks", "1", "--image-size", "32", "--plot", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "random, 16 px (MAE)" in done.stdout and "masks.png" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"masks.png", "masks-distance.png"}
+
+
 def test_version() -> None:
     assert unmask("--version").stdout == f"unmask {unmask_package.__version__}\n"
 
@@ -162,6 +180,10 @@ def test_list_and_show() -> None:
         (["show", "mae_vit_bse_800ep"], "mae_vit_base_800ep"),
         (["list", "methds"], "methods"),
         (["reconstruct", "{tmp}", "a.jpg"], "{tmp}"),
+        (["convert", "{tmp}/none.pth"], "{tmp}/none.pth is not there"),
+        (["convert", "{photos}", "--out", "{tmp}/out"], "a folder; give the file in it"),
+        (["masks", "simmin"], "simmim"),
+        (["masks", "method.mask_ratio=0.5"], "method.mask_ratio"),
     ],
 )
 def test_mistakes_are_explained(

@@ -21,7 +21,7 @@ FOLDER = Path(os.environ.get("UNMASK_GOLDEN", Path(__file__).parent))
 CASE = "masks"
 INFO = json.loads((FOLDER / f"{CASE}.json").read_text()) if (FOLDER / f"{CASE}.json").is_file() else {}
 DRAWS = 4000
-DISTANCES = 40  # masks a setting whose average distance is taken
+DISTANCES = 24  # masks a setting whose average distance is taken
 
 
 @cache

@@ -1,23 +1,26 @@
 """Masks measured and drawn, for `unmask masks`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
+from jaxtyping import UInt8
+from numpy.typing import NDArray
 
 from unmask.encoders.base import ImageSize, height_and_width
 from unmask.errors import UserError
 from unmask.masking import Mask, average_distance
-from unmask.masks.strategies import Distance, Own, distances, draw
+from unmask.masks.strategies import STRATEGIES, Distance, Own, distances, draw
 from unmask.recipes.base import Data
 from unmask.recipes.build import build_method
 from unmask.recipes.resolve import resolve_recipe
 from unmask.visualize import read_picture
 
 IMAGE_SIZE = 192, 192  # pixels; where SimMIM's study was made
+SHOWN = 0.2, 0.4, 0.6, 0.75, 0.9  # ratios of the gallery
 SAMPLES = 8  # masks of a method that are drawn
 
 
@@ -76,8 +79,17 @@ def masks(
     size = IMAGE_SIZE if image_size is None else height_and_width(image_size)
     if method_or_recipe is not None:
         own, size = _own(method_or_recipe, image_size, count, seed, overrides)
+    pixels = None if picture is None else _pixels(Path(picture), size)
     found = tuple(distances(size, masks=count, seed=seed))
-    written = () if target is None else _draw(target, found, own, picture, size, count, seed)
+    if not found and own is None:
+        units = ", ".join(str(unit) for unit in sorted({strategy.unit for strategy in STRATEGIES}))
+        raise UserError(
+            f"images of {size[0]} x {size[1]} pixels are not tiled by the units of any strategy ({units})"
+        )
+    written: tuple[Path, ...] = ()
+    if target is not None:
+        chosen = () if own else tuple(distances(size, ratios=SHOWN, masks=count, seed=seed))
+        written = _draw(target, chosen, found, own, pixels)
     return Compared(image_size=size, masks=count, distances=found, own=own, pictures=written)
 
 
@@ -105,25 +117,21 @@ def _own(
     )
 
 
+def _pixels(picture: Path, size: tuple[int, int]) -> UInt8[NDArray, "H W 3"]:
+    return rearrange(read_picture(picture, Data(image_size=size)), "c h w -> h w c").numpy()
+
+
 def _draw(
     target: Path,
-    found: tuple[Distance, ...],
+    chosen: Sequence[Distance],
+    found: Sequence[Distance],
     own: Own | None,
-    picture: str | Path | None,
-    size: tuple[int, int],
-    count: int,
-    seed: int,
+    picture: UInt8[NDArray, "H W 3"] | None,
 ) -> tuple[Path, ...]:
-    """The gallery, or the examples of a method, and the curves."""
-    from unmask.masks.pictures import SHOWN, curves, gallery, samples, save
+    """The gallery of the chosen ones, or examples of a method's masks, and the curves."""
+    from unmask.masks.pictures import curves, gallery, samples, save
 
-    pixels = None
-    if picture is not None:
-        pixels = rearrange(read_picture(Path(picture), Data(image_size=size)), "c h w -> h w c").numpy()
-    if own is not None:
-        shown = samples(own, pixels)
-    else:
-        shown = gallery(tuple(distances(size, ratios=SHOWN, masks=count, seed=seed)), pixels)
+    shown = gallery(chosen, picture) if own is None else samples(own, picture)
     beside = target.with_name(f"{target.stem}-distance.png")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -18,14 +18,13 @@ from unmask.masks.strategies import BEST, Distance, Own, Strategy
 INK, MUTED, LINE = "#1f2933", "#6b7785", "#d9dee4"
 HIDDEN, VISIBLE = (84, 98, 114), (234, 238, 242)  # without a picture
 GREY = (138, 138, 138)  # hidden parts of a picture, as in reconstructions
-SHOWN = (0.2, 0.4, 0.6, 0.75, 0.9)  # ratios of the gallery
 DPI = 110
 TILE = 1.16  # inches
 LABEL = 0.05  # height of a curve's name, as a share of the axis
 RANDOM_BLUES = {4: "#9ecae1", 8: "#6baed6", 16: "#3f8fc9", 32: "#1f66ad", 64: "#0b3c7a"}
 STYLES = {  # kind, unit -> colour, dashes, marker
     **{("random", unit): (colour, "-", "o") for unit, colour in RANDOM_BLUES.items()},
-    ("square", 4): ("#d9822b", "-", "s"),
+    ("square", 32): ("#d9822b", "-", "s"),
     ("block", 16): ("#3d9a63", "-", "^"),
     ("block", 32): ("#1c6b3f", "-", "v"),
     ("official", 16): ("#3d9a63", ":", "x"),
@@ -129,7 +128,7 @@ def curves(found: Sequence[Distance], own: Own | None) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG with few colours, which masks need, and so few bytes."""
+    """Write a PNG."""
     figure.savefig(path, dpi=DPI, facecolor="white")
     return path
 
@@ -183,9 +182,9 @@ def _label(axes: Axes, ends: Iterable[tuple[float, float, str, str]]) -> None:
     places[-1] = min(places[-1], 1.0)
     for index in range(len(places) - 1, 0, -1):
         places[index - 1] = min(places[index - 1], places[index] - LABEL)
+    leader = {"arrowstyle": "-", "linewidth": 0.6, "alpha": 0.6, "relpos": (0, 0.5)}
     for (x, y, name, colour), place in zip(ordered, places, strict=True):
         axes.annotate(
             name, (x, y), (1.035, place), textcoords="axes fraction", va="center", fontsize=8.5,
-            color=colour, arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "relpos": (0, 0.5)},
-            annotation_clip=False,
+            color=colour, arrowprops={**leader, "color": colour}, annotation_clip=False,
         )  # fmt: skip

@@ -35,7 +35,7 @@ class Strategy:
     def name(self) -> str:
         """For tables and captions."""
         if self.kind == "square":
-            return "one square"
+            return f"one square, {self.unit} px steps"
         kind = "random" if self.kind == "random" else "block-wise"
         return f"{kind}, {self.unit} px" + (f" ({self.note})" if self.note else "")
 
@@ -61,7 +61,7 @@ STRATEGIES = (
     Strategy(kind="random", unit=16, note="MAE"),
     Strategy(kind="random", unit=32, note="SimMIM"),
     Strategy(kind="random", unit=64),
-    Strategy(kind="square", unit=4),
+    Strategy(kind="square", unit=32),
     Strategy(kind="block", unit=16, note="BEiT v2"),
     Strategy(kind="block", unit=32),
     Strategy(kind="official", unit=16, note="BEiT"),

@@ -10,6 +10,8 @@ from rich.table import Table
 from unmask.masks.compare import Compared
 from unmask.masks.strategies import BEST, RATIOS
 
+NEAR = 0.09  # a share further from the one asked for is left out: large units have few
+
 
 def summary(compared: Compared) -> Iterator[RenderableType]:
     """A row for every strategy, a column for every ratio; then the method's own masks and the files."""
@@ -23,7 +25,7 @@ def summary(compared: Compared) -> Iterator[RenderableType]:
     for ratio in RATIOS:
         table.add_column(f"{ratio:.0%}", justify="right", no_wrap=True)
     for strategy, group in groupby(compared.distances, key=lambda one: one.strategy):
-        by_ratio = {one.ratio: one.mean for one in group}
+        by_ratio = {one.ratio: one.mean for one in group if abs(one.hidden - one.ratio) < NEAR}
         table.add_row(strategy.name, *(_cell(by_ratio.get(ratio)) for ratio in RATIOS))
     yield table
     low, high = BEST
