@@ -194,6 +194,10 @@ def test_what_is_not_known_is_refused_with_what_it_saw(tmp_path: Path) -> None:
     refused(missing, tmp_path, r"norm2\.bias are missing")
     headless = {key: value for key, value in whole.items() if not key.startswith("decoder")}
     refused(headless, tmp_path, r"no decoder\.0\.weight")
+    stageless = {
+        key: value for key, value in whole.items() if not key.startswith("encoder.layers.2.blocks.0")
+    }
+    refused(stageless, tmp_path, r"there is no layers\.2\.blocks\.0\.attn")
     smaller = whole | {"encoder.norm.weight": torch.zeros(3)}
     refused(smaller, tmp_path, r"encoder\.norm\.weight \(3,\) instead of \(64,\) have another shape")
     refused({k: v for k, v in weights("mae_vit").items() if k != "mask_token"}, tmp_path, "no mask_token")

@@ -1,8 +1,8 @@
 """Official names of weights and ours.
 
-Every function takes the name of a tensor in an official file to its name in one of our methods, or, for an
-encoder alone, to what it would be called there ("encoder.model.*"). Tensors that follow from sizes alone have
-a name too, that of our own buffer, so that they can be compared.
+Every function turns the name of a tensor in an official file into its name in one of our methods; an encoder
+alone is named as it would be there ("encoder.model.*"). Tensors that follow from sizes alone have a name too,
+that of our own buffer, so that they can be compared.
 """
 
 import re

@@ -149,7 +149,7 @@ def _transformer(weights: Weights) -> tuple[dict[str, Any], dict[str, str]]:
     own: dict[str, Any] = {"patch_size": patch_size, "embed_dim": width}
     own["depth"] = count(weights, "blocks.")
     own["num_heads"] = _HEADS.get(width, max(1, width // 64))
-    own["mlp_ratio"] = weights["blocks.0.mlp.fc1.weight"].shape[0] / width
+    own["mlp_ratio"] = _tensor(weights, "blocks.0.mlp.fc1.weight").shape[0] / width
     return own, {} if width in _HEADS else {"encoder.num_heads": "usual are 64 channels a head"}
 
 
@@ -161,8 +161,8 @@ def _swin(weights: Weights, *, version: int) -> Shape:
     per_head = "logit_scale" if version == 2 else "relative_position_bias_table"
     axis = 0 if version == 2 else 1
     own: dict[str, Any] = {"patch_size": patch_size, "embed_dim": width, "depths": depths}
-    own["num_heads"] = [weights[f"{block}attn.{per_head}"].shape[axis] for block in first]
-    own["mlp_ratio"] = weights[f"{first[0]}mlp.fc1.weight"].shape[0] / width
+    own["num_heads"] = [_tensor(weights, f"{block}attn.{per_head}").shape[axis] for block in first]
+    own["mlp_ratio"] = _tensor(weights, f"{first[0]}mlp.fc1.weight").shape[0] / width
     own["qkv_bias"] = any(f"{first[0]}attn.{name}" in weights for name in ("qkv.bias", "q_bias"))
     windows = [_window(weights, block) for block in first]
     known = [window for window in windows if window is not None]
@@ -205,7 +205,8 @@ def _trained_window(weights: Weights, block: str, window: int | None) -> int:
     if coordinates is None or window is None or window < 2:
         return 0
     # The last one is log2(1 + 8 (window - 1) / (trained - 1)) / log2(8).
-    trained = 1 + round(8 * (window - 1) / (8 ** float(coordinates[0, -1, -1, 0]) - 1))
+    share = 8 ** float(coordinates[0, -1, -1, 0]) - 1
+    trained = 1 + round(8 * (window - 1) / share) if share > 0 else window
     return 0 if trained == window else trained
 
 
@@ -230,6 +231,12 @@ def _side(number: int, what: str) -> int:
     if side < 1 or side**2 != number:
         raise ValueError(f"{what} is for no square image ({number} places)")
     return side
+
+
+def _tensor(weights: Weights, name: str) -> Tensor:
+    if name not in weights:
+        raise ValueError(f"there is no {name}")
+    return weights[name]
 
 
 def _channels(weights: Weights) -> int:

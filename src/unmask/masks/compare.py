@@ -81,7 +81,7 @@ def masks(
         own, size = _own(method_or_recipe, image_size, count, seed, overrides)
     pixels = None if picture is None else _pixels(Path(picture), size)
     found = tuple(distances(size, masks=count, seed=seed))
-    if not found:
+    if not found and own is None:
         units = ", ".join(str(unit) for unit in sorted({strategy.unit for strategy in STRATEGIES}))
         raise UserError(
             f"images of {size[0]} x {size[1]} pixels are not tiled by the units of any strategy ({units})"
