@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from unmask import __version__
+from unmask.commands import convert, masks
 from unmask.errors import UserError
 from unmask.options import (
     Baselines,
@@ -43,6 +44,7 @@ from unmask.options import (
     Steps,
     Subject,
     Workers,
+    key_values,
 )
 
 app = typer.Typer(
@@ -57,19 +59,6 @@ evaluate_app = typer.Typer(
     no_args_is_help=True, help="How useful frozen features are: k-nearest neighbours, linear probe."
 )
 app.add_typer(evaluate_app, name="evaluate")
-
-
-def key_values(settings: list[str]) -> dict[str, str]:
-    """The KEY=VALUE arguments."""
-    pairs = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise UserError(
-                f"{setting!r} is no setting: settings are KEY=VALUE, for instance method.mask_ratio=0.6"
-            )
-        pairs[key] = value
-    return pairs
 
 
 def show_version(wanted: bool) -> None:
@@ -224,54 +213,8 @@ def export(
     typer.echo(export(run, to=to, out=out))
 
 
-@app.command()
-def convert(
-    file: Annotated[Path, typer.Argument(help="PyTorch file (.pth, .pt, .bin) or safetensors.")],
-    settings: Settings = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder to make; runs/NAME_OF_THE_FILE if not given.")
-    ] = None,
-) -> None:
-    """Turn official weights of MAE or SimMIM, or an encoder of timm, into a folder for the other commands."""
-    from unmask.convert import convert
-    from unmask.convert.table import summary
-
-    Console().print(*summary(convert(file, out=out, overrides=key_values(settings or []))), sep="\n")
-
-
-@app.command()
-def masks(
-    method_or_recipe: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="METHOD_OR_RECIPE", help="Whose masks to look at; all strategies if not given."
-        ),
-    ] = None,
-    settings: Settings = None,
-    plot: Annotated[bool, typer.Option("--plot", help="Draw them: masks.png, masks-distance.png.")] = False,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="PNG to draw them to instead.")] = None,
-    picture: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Any picture, to hide parts of.")
-    ] = None,
-    image_size: Size = None,
-    count: Annotated[int, typer.Option("--masks", min=1, help="Masks for every number.")] = 50,
-    seed: RandomSeed = 0,
-) -> None:
-    """See what masks hide, and how far hidden pixels are from visible ones."""
-    from unmask.masks import masks
-    from unmask.masks.table import summary
-
-    target = out or (Path("masks.png") if plot or picture else None)
-    found = masks(
-        method_or_recipe,
-        out=target,
-        picture=picture,
-        image_size=image_size,
-        count=count,
-        seed=seed,
-        overrides=key_values(settings or []),
-    )
-    Console().print(*summary(found), sep="\n")
+app.command()(convert)
+app.command()(masks)
 
 
 @app.command("list")
