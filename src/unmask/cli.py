@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from unmask import __version__
+from unmask.commands import colours, convert, embed, masks
 from unmask.engine.launch import speaks
 from unmask.errors import UserError
 from unmask.options import (
@@ -48,6 +49,7 @@ from unmask.options import (
     Steps,
     Subject,
     Workers,
+    key_values,
 )
 
 PATIENCE = 10.0  # seconds until a process takes a mistake for one that it met alone
@@ -64,19 +66,6 @@ evaluate_app = typer.Typer(
     no_args_is_help=True, help="How useful frozen features are: k-nearest neighbours, linear probes."
 )
 app.add_typer(evaluate_app, name="evaluate")
-
-
-def key_values(settings: list[str]) -> dict[str, str]:
-    """The KEY=VALUE arguments."""
-    pairs = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise UserError(
-                f"{setting!r} is no setting: settings are KEY=VALUE, for instance method.mask_ratio=0.6"
-            )
-        pairs[key] = value
-    return pairs
 
 
 def show_version(wanted: bool) -> None:
@@ -227,30 +216,7 @@ def _evaluate(kind: str, subject: str, data: Path, **choices: Any) -> None:
         console.print(sweep_table(result))
 
 
-@app.command()
-def embed(
-    subject: Subject,
-    data: Data,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="A .parquet or .npz file to write.")],
-    pool: Pool = "mean",
-    layer: Layer = None,
-    patches: Annotated[bool, typer.Option("--patches", help="The features of every patch too.")] = False,
-    image_size: Size = None,
-    batch_size: ImagesAtATime = 64,
-    device: Device = "auto",
-    workers: Workers = None,
-    seed: RandomSeed = 0,
-) -> None:
-    """Write the features of every image into one file."""
-    from unmask.embed import embed
-
-    common = {"image_size": image_size, "batch_size": batch_size, "device": device, "workers": workers}
-    written = embed(subject, data=data, out=out, pool=pool, layer=layer, patches=patches, seed=seed, **common)
-    typer.echo(f"{written.path}: {written.images:,} images, {written.width} features each")
-    if written.skipped:
-        typer.echo(f"{len(written.skipped):,} could not be read and are left out:", err=True)
-        for name, reason in written.skipped.items():
-            typer.echo(f"  {name}: {reason}", err=True)
+app.command()(embed)
 
 
 @app.command()
@@ -290,71 +256,9 @@ def export(
     typer.echo(export(run, to=to, out=out, normalise=normalise))
 
 
-@app.command()
-def colours(
-    data: Data,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Table to write, a .npy file.")] = Path(
-        "colours.npy"
-    ),
-    count: Annotated[int, typer.Option(min=2, help="Clusters.")] = 512,
-    pictures: Annotated[int, typer.Option(min=1, help="To look at, evenly spread over the data.")] = 2000,
-    channels: Annotated[int, typer.Option(min=1, help="Of the images.")] = 3,
-    seed: RandomSeed = 0,
-) -> None:
-    """Cluster the colours of images: a table for method.target=clusters."""
-    from unmask.colours import colours
-
-    typer.echo(colours(data, out=out, count=count, pictures=pictures, channels=channels, seed=seed))
-
-
-@app.command()
-def convert(
-    file: Annotated[Path, typer.Argument(help="PyTorch file (.pth, .pt, .bin) or safetensors.")],
-    settings: Settings = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder to make; runs/NAME_OF_THE_FILE if not given.")
-    ] = None,
-) -> None:
-    """Turn official weights of MAE or SimMIM, or an encoder of timm, into a folder for the other commands."""
-    from unmask.convert import convert
-    from unmask.convert.table import summary
-
-    Console().print(*summary(convert(file, out=out, overrides=key_values(settings or []))), sep="\n")
-
-
-@app.command()
-def masks(
-    method_or_recipe: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="METHOD_OR_RECIPE", help="Whose masks to look at; all strategies if not given."
-        ),
-    ] = None,
-    settings: Settings = None,
-    plot: Annotated[bool, typer.Option("--plot", help="Draw them: masks.png, masks-distance.png.")] = False,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="PNG to draw them to instead.")] = None,
-    picture: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Any picture, to hide parts of.")
-    ] = None,
-    image_size: Size = None,
-    count: Annotated[int, typer.Option("--masks", min=1, help="Masks for every number.")] = 50,
-    seed: RandomSeed = 0,
-) -> None:
-    """See what masks hide, and how far hidden pixels are from visible ones."""
-    from unmask.masks import masks
-    from unmask.masks.table import summary
-
-    target = out or (Path("masks.png") if plot or picture else None)
-    found = masks(
-        method_or_recipe,
-        out=target,
-        picture=picture,
-        image_size=image_size,
-        count=count,
-        seed=seed,
-        overrides=key_values(settings or []),
-    )
-    Console().print(*summary(found), sep="\n")
+app.command()(colours)
+app.command()(convert)
+app.command()(masks)
 
 
 @app.command("list")

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from unmask.errors import UserError
+
 LEARNED, MACHINE, FOLDER = "What is learned", "Machine (cannot change what is learned)", "Run folder"
 
 
@@ -38,6 +40,19 @@ def numbers(text: str) -> tuple[float, ...]:
         return tuple(float(word) for word in names(text))
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is no list of numbers such as 1.6,6.4") from error
+
+
+def key_values(settings: list[str]) -> dict[str, str]:
+    """The KEY=VALUE arguments."""
+    pairs = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise UserError(
+                f"{setting!r} is no setting: settings are KEY=VALUE, for instance method.mask_ratio=0.6"
+            )
+        pairs[key] = value
+    return pairs
 
 
 def learned(**text: Any) -> Any:
