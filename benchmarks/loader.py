@@ -164,7 +164,7 @@ def main(
                     *(f"{100 * max(share, 0):.0f}" for share in shares),
                     f"{likeness(folder, augment):.1f} dB",
                 )
-    Console(width=120).print(table)
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":
