@@ -1,28 +1,28 @@
 """The loader against torchvision's, in images per CPU second of one core.
 
-    python benchmarks/loader.py --photos any/folder/of/photos
+    python -m benchmarks.loader any/folder/of/photos
 
-Both read the same JPEGs and give 224 x 224 random crops, mirrored or not. torchvision: ImageFolder (Pillow),
-RandomResizedCrop, RandomHorizontalFlip, ToTensor, Normalize, the default collation. unmask: the batches of bytes
-that its workers send, and, in a column of its own, these and their normalisation on the same core, which a run
-on an accelerator does there. Nobody has workers; rounds are interleaved and the median counts.
+Both read the same JPEGs and give random crops of 224 x 224 pixels, mirrored or not. torchvision: ImageFolder
+(Pillow), RandomResizedCrop, RandomHorizontalFlip, ToTensor, Normalize, the default collation. unmask: the
+batches of bytes that its workers send, and, in a ratio of its own, these and their normalisation on the same
+core, which a run on an accelerator does there. Neither has workers. Rounds are interleaved and the best one
+counts: the others tell how much of the caches other programs took.
 
-Photos of the three sizes are made from those in the folder (without one, from the bundled drawings): enlarged, and
-given the grain of a sensor, without which enlarged pictures would be too easy to decode. A file has about as many
-bits a pixel as one from a camera; the table says how many.
+Photos of the three sizes are made from those in the folder (without one, from the bundled drawings):
+enlarged, and given the grain of a sensor, without which they would be too easy to decode.
 """
 
-import argparse
 import functools
 import itertools
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -38,7 +38,9 @@ SIZES = {"160 x 213": ((213, 160), 400), "500 x 375": ((500, 375), 200), "4000 x
 SIDE, CROP_SCALE = 224, (0.2, 1.0)
 QUALITY, GRAIN = 90, 6.0  # of the JPEG; standard deviation in grey levels
 VIEWS = {"images": View()}
-ENOUGH = 1.0  # CPU seconds of a part in a round, about
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+STEPS = ("read", "decode", "resize", "collate")
+ROUND = 0.25  # CPU seconds of a part in a round, about
 
 
 def make_photos(source_path: Path, folder: Path, size: tuple[int, int], count: int) -> float:
@@ -86,13 +88,14 @@ def measure(folder: Path, augment: Augment, batch_size: int, rounds: int) -> dic
     loader = PretrainLoader(source, VIEWS, augment, batch_size=batch_size, seed=0, workers=0)
     theirs = torchvision_batches(folder, batch_size, augment.interpolation)
     ours, normalised = loader.batches(), (normalise(batch["images"]) for batch in loader.batches())
-    batches = {"torchvision": theirs, "unmask": ours, "normalised": normalised}
+    batches = {"torchvision": theirs, "collate": ours, "normalised": normalised}
     indices = itertools.cycle(range(len(source)))
 
     def crop_of(index: int) -> np.ndarray:
         image = open_image(source.read(index))
-        box_and_shrink = crop_box(oriented_size(image), augment, index)
-        return load_crop(image, box_and_shrink[0], shrink=box_and_shrink[1])
+        generator = np.random.default_rng(index)
+        left, top, width, height = random_crop(oriented_size(image), augment, generator)
+        return load_crop(image, (left, top, left + width, top + height), shrink=min(width, height) / SIDE)
 
     def view_of(index: int) -> dict[str, torch.Tensor]:
         return make_views(open_image(source.read(index)), VIEWS, augment, np.random.default_rng(index))
@@ -103,73 +106,66 @@ def measure(folder: Path, augment: Augment, batch_size: int, rounds: int) -> dic
     }
     for name, step in steps.items():
         work[name] = functools.partial(lambda step: [step(next(indices)) for _ in range(batch_size)], step)
-    repeats = {name: max(1, round(ENOUGH / max(seconds(call, 1), 1e-6) / 4)) for name, call in work.items()}
-    repeats = {name: min(count, 40) for name, count in repeats.items()}
+    repeats = {
+        name: min(40, max(1, round(ROUND / max(seconds(call, 1), 1e-6)))) for name, call in work.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, call in work.items():
             times[name].append(seconds(call, repeats[name]) / repeats[name] / batch_size * 1000)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def crop_box(size: tuple[int, int], augment: Augment, seed: int) -> tuple[tuple[int, int, int, int], float]:
-    left, top, width, height = random_crop(size, augment, np.random.default_rng(seed))
-    return (left, top, left + width, top + height), min(width, height) / SIDE
+    return {name: min(values) for name, values in times.items()}
 
 
 def likeness(folder: Path, augment: Augment) -> float:
     """Decibels (PSNR) between our views and Pillow's full decoding and resampling of the same crops."""
     source, errors = open_source(folder), []
-    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
     for index in range(min(len(source), 100)):
         data = source.read(index)
         generator = np.random.default_rng(index)
         view = make_views(open_image(data), VIEWS, augment, np.random.default_rng(index))["images"]
         full = decode(data)
         left, top, width, height = random_crop(full.size, augment, generator)
-        exact = full.crop((left, top, left + width, top + height)).resize(
-            (SIDE, SIDE), filters[augment.interpolation]
-        )
+        exact = full.crop((left, top, left + width, top + height))
+        exact = exact.resize((SIDE, SIDE), FILTERS[augment.interpolation])
         if generator.random() < 0.5:
             exact = exact.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         errors.append((view.permute(1, 2, 0).double() - torch.from_numpy(np.array(exact))).square().mean())
     return float(10 * torch.log10(255**2 / torch.stack(errors).mean()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--photos", type=Path, default=Path(demo_archive()), help="folder, zip or tar")
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+def main(
+    photos: Annotated[
+        Path | None, typer.Argument(help="Folder, zip or tar of photos; without, the bundled drawings.")
+    ] = None,
+    rounds: int = 9,
+) -> None:
     torch.set_num_threads(1)
-    table = Table(title="images per CPU second, one core, 224 px; shares of unmask's time in per cent")
-    for heading in (
-        "photos", "filter", "torchvision", "unmask", "ratio", "ratio, both normalised", "read", "decode",
-        "resize", "collate", "like Pillow",
-    ):  # fmt: skip
-        table.add_column(heading, justify="left" if heading in ("photos", "filter") else "right")
+    table = Table(title="images per CPU second; shares of unmask's time in per cent")
+    for heading in ("photos", "filter"):
+        table.add_column(heading)
+    for heading in ("kB", "torchvision", "unmask", "ratio", "normalised", *STEPS, "as Pillow"):
+        table.add_column(heading, justify="right")
     for name, (size, count) in SIZES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            kilobytes = make_photos(options.photos, Path(folder, "data"), size, count)
-            for interpolation in ("bilinear", "bicubic"):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            kilobytes = make_photos(photos or demo_archive(), folder, size, count)
+            for interpolation in FILTERS:
                 augment = Augment((SIDE, SIDE), CROP_SCALE, interpolation=interpolation)
-                times = measure(Path(folder, "data"), augment, min(50, count), options.rounds)
-                whole = times["unmask"]
-                # Each step is timed with those before it.
-                parts = [times["read"], times["decode"], times["resize"], whole]
-                shares = [(b - a) / whole for a, b in itertools.pairwise([0.0, *parts])]
+                times = measure(folder, augment, min(50, count), rounds)
+                # Each step was timed with those before it.
+                sums = [times[step] for step in STEPS]
+                shares = [(end - start) / sums[-1] for start, end in itertools.pairwise([0.0, *sums])]
                 table.add_row(
-                    f"{name}, {kilobytes:.0f} kB",
+                    name,
                     interpolation,
-                    f"{1000 / times['torchvision']:.0f}",
-                    f"{1000 / whole:.0f}",
-                    f"{times['torchvision'] / whole:.2f}",
-                    f"{times['torchvision'] / times['normalised']:.2f}",
-                    *(f"{max(share, 0):.0%}"[:-1] for share in shares),
-                    f"{likeness(Path(folder, 'data'), augment):.1f} dB",
+                    f"{kilobytes:.0f}",
+                    *(f"{1000 / times[who]:.0f}" for who in ("torchvision", "collate")),
+                    *(f"{times['torchvision'] / times[what]:.2f}" for what in ("collate", "normalised")),
+                    *(f"{100 * max(share, 0):.0f}" for share in shares),
+                    f"{likeness(folder, augment):.1f} dB",
                 )
-    Console(width=130).print(table)
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

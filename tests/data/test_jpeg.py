@@ -11,7 +11,7 @@ from unmask.data import jpeg
 from unmask.data.decode import DecodeError, load_crop, load_pixels, open_image, oriented_size
 from unmask.data.loader import PretrainLoader
 from unmask.data.sources import open_source
-from unmask.data.views import Augment, View, make_views
+from unmask.data.views import Augment, View, make_views, random_crop
 
 pytestmark = pytest.mark.skipif(jpeg._decode_jpeg is None, reason="simplejpeg is not installed")
 
@@ -76,7 +76,7 @@ def test_every_kind_of_jpeg_has_the_pixels_that_pillow_gives(kind, channels, dec
     assert len(decoded) == boxes
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", range(10))  # 0 and 9 mean nothing
 def test_every_orientation_has_the_pixels_that_pillow_gives(orientation, decoded):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -190,12 +190,12 @@ def test_batches_are_the_same_without_the_faster_decoder(photos, workers, monkey
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_jpeg_that_is_decoded_smaller_stays_in_place_to_half_a_pixel(axis):
     """A ramp tells where a view lies: its mean grey is the place of its middle."""
-    side = 2048
+    side = 1024
     ramp = np.broadcast_to(np.linspace(0, 255, side)[:, None], (side, side)).astype(np.uint8)
     data = io.BytesIO()
     Image.fromarray(ramp if axis == 0 else ramp.T).save(data, "JPEG", quality=98)
     augment = Augment(image_size=(48, 48), crop_scale=(0.05, 0.5), channels=1, flip=False)
-    for seed in range(12):
+    for seed in range(8):
         lazy, exact = (
             make_views(image, {"images": View()}, augment, np.random.default_rng(seed))["images"].double()
             for image in (open_image(data.getvalue()), Image.fromarray(ramp if axis == 0 else ramp.T))
@@ -204,20 +204,16 @@ def test_a_jpeg_that_is_decoded_smaller_stays_in_place_to_half_a_pixel(axis):
         assert abs(lazy.mean() - exact.mean()) < 0.5 * grey_per_pixel + 0.1
 
 
-@pytest.mark.parametrize("side, least", [(60, 45.0), (300, 33.0), (1000, 33.0)])
+@pytest.mark.parametrize("side, least", [(60, 65.0), (300, 40.0), (800, 40.0)])
 def test_views_come_close_to_those_of_the_full_resolution(side, least):
     """Decoding smaller is no poorer a filter: decibels against Pillow's decoding and resampling."""
     data = encoded(Image.fromarray(textured(side, side + side // 3)), "JPEG", quality=90)
-    errors = []
+    augment = Augment(image_size=(64, 64), flip=False)
+    full, errors = load_pixels(open_image(data))[0], []
     for seed in range(6):
-        augment = Augment(image_size=(64, 64))
-        image = open_image(data)
-        view = make_views(image, {"images": View()}, augment, np.random.default_rng(seed))["images"]
-        full = make_views(
-            Image.open(io.BytesIO(data)).convert("RGB"),
-            {"images": View(interpolation="lanczos")},
-            augment,
-            np.random.default_rng(seed),
-        )["images"]
-        errors.append((view.double() - full.double()).square().mean().item())
+        view, generator = (np.random.default_rng(seed) for _ in range(2))
+        view = make_views(open_image(data), {"images": View()}, augment, view)["images"]
+        left, top, width, height = random_crop(full.size, augment, generator)
+        exact = full.crop((left, top, left + width, top + height)).resize((64, 64), Image.Resampling.BICUBIC)
+        errors.append(np.square(view.permute(1, 2, 0).numpy() - np.asarray(exact, dtype=float)).mean())
     assert 10 * np.log10(255**2 / np.mean(errors)) > least
