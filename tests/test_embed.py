@@ -31,9 +31,8 @@ NAMES.remove("blue/002.png")
 
 
 def quick(encoder: Any, data: Path, out: Path, **options: Any) -> Any:
-    return embed(
-        encoder, data=data, out=out, device="cpu", batch_size=4, workers=0, progress=False, **options
-    )
+    options |= {"device": "cpu", "batch_size": 4, "workers": 0, "progress": False}
+    return embed(encoder, data=data, out=out, **options)
 
 
 def images_of(data: Path) -> torch.Tensor:

@@ -8,18 +8,18 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from unmask import __version__
+from unmask.cli_evaluate import evaluate_app
 from unmask.commands import colours, convert, embed, masks
 from unmask.engine.launch import speaks
 from unmask.errors import UserError
 from unmask.options import (
-    Baselines,
     BatchSize,
     Checkpointing,
     Compile,
@@ -27,19 +27,11 @@ from unmask.options import (
     Device,
     EncoderName,
     Epochs,
-    ImagesAtATime,
-    Json,
-    Labelled,
-    Layer,
-    Layers,
     LearningRate,
     MethodOrRecipe,
     Overwrite,
-    Pool,
-    Pools,
     Precision,
     RandomSeed,
-    Rates,
     Resume,
     Run,
     RunFolder,
@@ -47,7 +39,6 @@ from unmask.options import (
     Settings,
     Size,
     Steps,
-    Subject,
     Workers,
     key_values,
 )
@@ -61,9 +52,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-)
-evaluate_app = typer.Typer(
-    no_args_is_help=True, help="How useful frozen features are: k-nearest neighbours, linear probes."
 )
 app.add_typer(evaluate_app, name="evaluate")
 
@@ -132,88 +120,6 @@ def pretrain(
     leave()
     if run.interrupted is not None:
         raise typer.Exit(run.interrupted)
-
-
-@evaluate_app.command("knn")
-def evaluate_knn(
-    subject: Subject,
-    data: Labelled,
-    json: Json = None,
-    k: Annotated[int, typer.Option(min=1, help="Neighbours that vote.")] = 20,
-    temperature: Annotated[float, typer.Option(help="Of the votes; small: the nearest count most.")] = 0.07,
-    pool: Pool = "mean",
-    layer: Layer = None,
-    baselines: Baselines = False,
-    image_size: Size = None,
-    batch_size: ImagesAtATime = 64,
-    device: Device = "auto",
-    workers: Workers = None,
-    seed: RandomSeed = 0,
-) -> None:
-    """Classify by the nearest training images (cosine similarity)."""
-    common = {"pool": pool, "layer": layer, "baselines": baselines, "image_size": image_size, "seed": seed}
-    common |= {"json": json, "batch_size": batch_size, "device": device, "workers": workers}
-    _evaluate("knn", subject, data, **common, k=k, temperature=temperature)
-
-
-@evaluate_app.command("linear")
-def evaluate_linear(
-    subject: Subject,
-    data: Labelled,
-    json: Json = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the features.")] = 90,
-    lr: Annotated[
-        float | None, typer.Option(help="Of the probe; if not given, chosen on held-out training images.")
-    ] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Use the mirrored training images too.")] = False,
-    pool: Pool = "mean",
-    layer: Layer = None,
-    baselines: Baselines = False,
-    image_size: Size = None,
-    batch_size: ImagesAtATime = 64,
-    device: Device = "auto",
-    workers: Workers = None,
-    seed: RandomSeed = 0,
-) -> None:
-    """Train a linear classifier on frozen features (MAE's recipe: batch norm, LARS)."""
-    common = {"pool": pool, "layer": layer, "baselines": baselines, "image_size": image_size, "seed": seed}
-    common |= {"json": json, "batch_size": batch_size, "device": device, "workers": workers}
-    _evaluate("linear", subject, data, **common, epochs=epochs, lr=lr, flip=flip)
-
-
-@evaluate_app.command("sweep")
-def evaluate_sweep(
-    subject: Subject,
-    data: Labelled,
-    json: Json = None,
-    layers: Layers = None,
-    pools: Pools = None,
-    rates: Rates = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the features.")] = 90,
-    flip: Annotated[bool, typer.Option("--flip", help="Use the mirrored training images too.")] = False,
-    baselines: Baselines = False,
-    image_size: Size = None,
-    batch_size: ImagesAtATime = 64,
-    device: Device = "auto",
-    workers: Workers = None,
-    seed: RandomSeed = 0,
-) -> None:
-    """Find the layer, pooling and learning rate of the best linear classifier."""
-    tried: dict[str, Any] = {"layers": layers, "pools": pools} | ({"rates": rates} if rates else {})
-    common = {"baselines": baselines, "image_size": image_size, "seed": seed}
-    common |= {"json": json, "batch_size": batch_size, "device": device, "workers": workers}
-    _evaluate("sweep", subject, data, **common, **tried, epochs=epochs, flip=flip)
-
-
-def _evaluate(kind: str, subject: str, data: Path, **choices: Any) -> None:
-    from unmask.evaluate import evaluate
-    from unmask.evaluate.table import scores_table, sweep_table
-
-    result = evaluate(kind, subject, data=data, **choices)
-    console = Console()
-    console.print(scores_table(subject, [result]))
-    if kind == "sweep":
-        console.print(sweep_table(result))
 
 
 app.command()(embed)

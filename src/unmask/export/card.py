@@ -16,8 +16,7 @@ tags:
 
 # {title}
 
-A vision backbone without a classifier, pre-trained on unlabelled images{method} with
-[unmask](https://pypi.org/project/unmask/).
+A vision backbone without a classifier, pre-trained on unlabelled images{method} with unmask.
 
 ```python
 {load}```
@@ -50,7 +49,7 @@ def write_model_card(folder: Path, card: dict[str, Any], *, library: str, load: 
     text = _CARD.format(
         library=library,
         title=card["architecture"]["model_name"],
-        method=f" by {made_by['method']}" if "method" in made_by else "",
+        method=f" ({made_by['method']})" if "method" in made_by else "",
         load=load,
         note=note,
         facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),

@@ -1,0 +1,110 @@
+"""The command line of `unmask evaluate`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from unmask.options import (
+    Baselines,
+    Device,
+    ImagesAtATime,
+    Json,
+    Labelled,
+    Layer,
+    Layers,
+    Pool,
+    Pools,
+    RandomSeed,
+    Rates,
+    Size,
+    Subject,
+    Workers,
+)
+
+evaluate_app = typer.Typer(
+    no_args_is_help=True, help="How useful frozen features are: k-nearest neighbours, linear probes."
+)
+
+
+@evaluate_app.command("knn")
+def evaluate_knn(
+    subject: Subject,
+    data: Labelled,
+    json: Json = None,
+    k: Annotated[int, typer.Option(min=1, help="Neighbours that vote.")] = 20,
+    temperature: Annotated[float, typer.Option(help="Of the votes; small: the nearest count most.")] = 0.07,
+    pool: Pool = "mean",
+    layer: Layer = None,
+    baselines: Baselines = False,
+    image_size: Size = None,
+    batch_size: ImagesAtATime = 64,
+    device: Device = "auto",
+    workers: Workers = None,
+    seed: RandomSeed = 0,
+) -> None:
+    """Classify by the nearest training images (cosine similarity)."""
+    common = {"pool": pool, "layer": layer, "baselines": baselines, "image_size": image_size, "seed": seed}
+    common |= {"json": json, "batch_size": batch_size, "device": device, "workers": workers}
+    _evaluate("knn", subject, data, **common, k=k, temperature=temperature)
+
+
+@evaluate_app.command("linear")
+def evaluate_linear(
+    subject: Subject,
+    data: Labelled,
+    json: Json = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the features.")] = 90,
+    lr: Annotated[
+        float | None, typer.Option(help="Of the probe; if not given, chosen on held-out training images.")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Use the mirrored training images too.")] = False,
+    pool: Pool = "mean",
+    layer: Layer = None,
+    baselines: Baselines = False,
+    image_size: Size = None,
+    batch_size: ImagesAtATime = 64,
+    device: Device = "auto",
+    workers: Workers = None,
+    seed: RandomSeed = 0,
+) -> None:
+    """Train a linear classifier on frozen features (MAE's recipe: batch norm, LARS)."""
+    common = {"pool": pool, "layer": layer, "baselines": baselines, "image_size": image_size, "seed": seed}
+    common |= {"json": json, "batch_size": batch_size, "device": device, "workers": workers}
+    _evaluate("linear", subject, data, **common, epochs=epochs, lr=lr, flip=flip)
+
+
+@evaluate_app.command("sweep")
+def evaluate_sweep(
+    subject: Subject,
+    data: Labelled,
+    json: Json = None,
+    layers: Layers = None,
+    pools: Pools = None,
+    rates: Rates = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the features.")] = 90,
+    flip: Annotated[bool, typer.Option("--flip", help="Use the mirrored training images too.")] = False,
+    baselines: Baselines = False,
+    image_size: Size = None,
+    batch_size: ImagesAtATime = 64,
+    device: Device = "auto",
+    workers: Workers = None,
+    seed: RandomSeed = 0,
+) -> None:
+    """Find the layer, pooling and learning rate of the best linear classifier."""
+    tried: dict[str, Any] = {"layers": layers, "pools": pools} | ({"rates": rates} if rates else {})
+    common = {"baselines": baselines, "image_size": image_size, "seed": seed}
+    common |= {"json": json, "batch_size": batch_size, "device": device, "workers": workers}
+    _evaluate("sweep", subject, data, **common, **tried, epochs=epochs, flip=flip)
+
+
+def _evaluate(kind: str, subject: str, data: Path, **choices: Any) -> None:
+    from unmask.evaluate import evaluate
+    from unmask.evaluate.table import scores_table, sweep_table
+
+    result = evaluate(kind, subject, data=data, **choices)
+    console = Console()
+    console.print(scores_table(subject, [result]))
+    if kind == "sweep":
+        console.print(sweep_table(result))
