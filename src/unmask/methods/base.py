@@ -59,3 +59,24 @@ class Method(nn.Module, ABC):
         the visible surroundings stand in.
         """
         return None
+
+    def loss_of(
+        self, picture: Float[Tensor, "B C H W"], images: Float[Tensor, "B C H W"], mask: Mask
+    ) -> Float[Tensor, ""] | None:
+        """The loss if `picture` were what the method predicts: tells what a loss is worth, by that of simple
+        guesses.
+
+        None (the default) says that its target is not made of pixels.
+
+        Args:
+            picture: a guess at `images`, normalised likewise.
+            images: the first of the method's views.
+        """
+        return None
+
+    @property
+    def chance_loss(self) -> float | None:
+        """The loss of guessing evenly among K classes, log K, of a method that predicts classes; None (the
+        default) for all others.
+        """
+        return None

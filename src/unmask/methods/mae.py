@@ -99,3 +99,8 @@ class MAE(Method):
             mean, deviation = borrow_statistics(to_patches(images, self.encoder.patch_size), mask)
             prediction = prediction * deviation + mean
         return from_patches(prediction, self.encoder.grid, self.encoder.patch_size)
+
+    def loss_of(
+        self, picture: Float[Tensor, "B C H W"], images: Float[Tensor, "B C H W"], mask: Mask
+    ) -> Float[Tensor, ""]:
+        return mask.masked(self.target(picture) - self.target(images)).square().mean()

@@ -94,3 +94,9 @@ class SimMIM(Method):
         hidden = mask.pixels(self.encoder.patch_size)
         mean, deviation = visible_statistics(images, hidden, self.local_window)
         return prediction * deviation + mean
+
+    def loss_of(
+        self, picture: Float[Tensor, "B C H W"], images: Float[Tensor, "B C H W"], mask: Mask
+    ) -> Float[Tensor, ""]:
+        error = (self.target(picture) - self.target(images)).abs()
+        return mask.mean(to_patches(error, self.encoder.patch_size).mean(-1))
