@@ -68,7 +68,8 @@ def line_chart(
 
 
 def curves_chart(curves: Mapping[str, Sequence[tuple[float, float]]], *, name: str, percent: bool) -> str:
-    """A few curves of a few points each, marked, each with its name at its end, as an inline <svg> element.
+    """A few curves of a few points each, marked, several with their names at their ends, as an inline <svg>
+    element.
 
     Args:
         curves: (step, value) by name; the first is drawn strongest.
@@ -81,7 +82,9 @@ def curves_chart(curves: Mapping[str, Sequence[tuple[float, float]]], *, name: s
         x, y = np.asarray(points, dtype=float).T
         axes.plot(x, y, "o-", color=colour, linewidth=2, markersize=5, solid_capstyle="round")
         others = [points[-1][1] for other, points in curves.items() if other != title]
-        below = bool(others) and y[-1] < min(others)
+        if not others:
+            continue
+        below = y[-1] < min(others)
         axes.annotate(
             title,
             (x[-1], y[-1]),
@@ -95,7 +98,7 @@ def curves_chart(curves: Mapping[str, Sequence[tuple[float, float]]], *, name: s
     _style(axes, values, logarithmic=False)
     axes.margins(y=0.15)
     axes.autoscale(axis="y")
-    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
+    axes.set_ylim(bottom=0)
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return _to_svg(figure, name)

@@ -82,12 +82,12 @@ def verdict(log: Log) -> Verdict:
         *_stopped(log),
         *_rejected(log),
         *_divergence(log),
-        *_gradient(log),
         *_images(log),
-        *_features(log),
         *_worth(log),
-        *_trend(log),
+        *_features(log),
         *_scores(log),
+        *_trend(log),
+        *_gradient(log),
     ]
     return Verdict(tuple(sorted(found, key=lambda finding: -LEVELS.index(finding.level))))
 

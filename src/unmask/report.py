@@ -22,7 +22,12 @@ from unmask.runs import Line, Log, number, read_json, read_log, read_recipe
 from unmask.summary import data_name, header, kind_title, probes_in_words, score, tiles, warnings
 from unmask.trivial import COPYING
 
-BEST_CARD = "encoder_best.json"
+CARDS = "encoder.json", "encoder_best.json"
+SHORT = {
+    "predicting one grey": "one grey",
+    "predicting the mean colour": "mean colour",
+    COPYING: "nearest pixel",
+}
 MAX_STRIPS = 5  # reconstruction strips in the page: the last large, the others small
 
 
@@ -48,7 +53,7 @@ def write_report(run: Path) -> Path:
             "scores": _scores(log),
             "evaluations": [_evaluation_row(event) for event in log.all("evaluation")],
             "snippet": _snippet(run),
-            "best": read_json(run / BEST_CARD).get("made_by", {}).get("step"),
+            "best": _best(run),
             "commands": _commands(run, recipe, log),
             "recipe": _recipe_tables(recipe),
             "recipe_json": json.dumps(recipe, indent=2),
@@ -104,7 +109,7 @@ def _references(log: Log) -> dict[str, float]:
     if flat:
         name = min(flat, key=lambda guess: flat[guess])
         shown[name] = flat[name]
-    return {name.removeprefix("predicting ").removeprefix("copying "): loss for name, loss in shown.items()}
+    return {SHORT.get(name, name): loss for name, loss in shown.items()}
 
 
 def _probe_charts(log: Log) -> list[dict[str, Any]]:
@@ -203,6 +208,12 @@ def _snippet(run: Path) -> str | None:
     """Python that loads the encoder, from where it lies; None before the first export."""
     code = read_json(run / "encoder.json").get("load")
     return code and code.replace("encoder.safetensors", str(run.resolve() / "encoder.safetensors"))
+
+
+def _best(run: Path) -> int | None:
+    """Step of the encoder that scored best in a probe, if it is another one than the newest."""
+    newest, best = (read_json(run / card).get("made_by", {}).get("step") for card in CARDS)
+    return best if best != newest else None
 
 
 def _commands(run: Path, recipe: Line, log: Log) -> list[dict[str, str]]:

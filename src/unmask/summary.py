@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from unmask.health import probes_of
+from unmask.health import probes_of, score_of
 from unmask.methods import METHODS
 from unmask.runs import Line, Log, number
 
@@ -135,9 +135,13 @@ def tiles(recipe: Line, log: Log) -> Iterable[dict[str, str]]:
     yield _tile("Peak memory", as_memory(max(memory)) if memory else "–", "")
     yield _tile("Bad pictures", f"{bad:,}", "skipped" if bad else "none skipped")
     evaluations = log.all("evaluation")
+    scored = [probe for probe in probes_of(log) if score_of(probe) is not None]
     if evaluations:
         best = max(evaluations, key=score)
         yield _tile(kind_title(best), f"{score(best):.1%}", "accuracy, frozen features")
+    elif scored:
+        kind = kind_title({"kind": "linear" if "linear" in scored[-1] else "knn"})
+        yield _tile(kind, f"{score_of(scored[-1]):.1%}", f"accuracy at step {scored[-1]['step']:,}")
     else:
         yield _tile("Accuracy", "–", "not evaluated yet")
 

@@ -198,7 +198,7 @@ def _sources(job: Job, images: int) -> tuple[Source, ...]:
     else:
         return (_spread_over(source, images),)
     share = len(validation) / (len(train) + len(validation))
-    held_out = round(images * min(max(share, 0.2), 0.5))
+    held_out = round(images * min(max(share, 0.4), 0.5))  # more than usual: few images make scores scatter
     return _spread_over(train, images - held_out), _spread_over(validation, held_out)
 
 
