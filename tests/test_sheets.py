@@ -43,6 +43,13 @@ def test_neighbours_stand_beside_their_image() -> None:
     assert shown == [0, 10, 20, 30, 40, 50, 60, 70]
 
 
+def test_deeper_images_are_stretched() -> None:
+    pixels = 1000 + 10 * colours(5)[1:].to(torch.int32)
+    pixels[:, :, 0] = 1000
+    sheet = np.asarray(contact_sheet(pixels))
+    assert sheet[TILE - 3, 5, 0] == 255 and sheet[1, 5, 0] == 0
+
+
 def test_grey_and_transparent_pictures_and_few_of_them() -> None:
     for channels in (1, 4):
         pixels = torch.randint(0, 256, (2, channels, 8, 16), dtype=torch.uint8)

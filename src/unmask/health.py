@@ -25,7 +25,7 @@ EXPLODED = 100.0  # times the gradient norm of before
 VANISHED = 1e-3  # of the gradient norm of before
 FALLING = 0.01  # of the loss, over the last quarter
 LEARNED = 0.98  # of the loss of a flat guess
-LATE = 0.5  # of a run: by then the loss must be below that of a flat guess
+LATE, FEWEST_STEPS = 0.5, 200  # of a run, steps: from then on the loss must be below that of a flat guess
 SAME = 0.02  # spread of features below which all images look the same to the encoder
 SHRUNK = 0.1  # of the spread of random weights
 FEW_DIRECTIONS = 1.5  # effective rank
@@ -94,9 +94,9 @@ def verdict(log: Log) -> Verdict:
 
 def _stopped(log: Log) -> Iterable[Finding]:
     if log.status == "failed":
-        yield Finding(
-            "end", "bad", f"The run ended early at step {log.last('failed')['step']:,}: an error ended it."
-        )
+        failed = log.last("failed")
+        reason = str(failed.get("reason") or "")
+        yield Finding("end", "bad", f"The run ended early, at step {failed['step']:,}.", _sentence(reason))
 
 
 def _rejected(log: Log) -> Iterable[Finding]:
@@ -225,7 +225,8 @@ def _worth(log: Log) -> Iterable[Finding]:
         what = f"The loss, {loss:.3g}, is no better than that of {flat_name}, {flat:.3g}: nothing about the "
         what += "images has been learned" + (" yet." if share < 1 else ".")
         remedy = "Train longer, or try another --lr (a third, and three times as much)."
-        yield Finding("loss", "watch" if share < LATE else "bad", what, remedy)
+        early = share < LATE or probe[0]["step"] < FEWEST_STEPS
+        yield Finding("loss", "watch" if early else "bad", what, remedy)
     elif best < loss:
         what = f"The loss, {loss:.3g}, is {beaten}, but not yet below that of {COPYING} ({best:.3g})."
         yield Finding("loss", "good", what)
@@ -311,6 +312,10 @@ def _medians(values: Sequence[float]) -> list[float]:
 def _scatter(values: Sequence[float]) -> float:
     """How much a value differs from the next: what chance does."""
     return median(abs(after - before) for before, after in pairwise(values))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _share_done(log: Log) -> float | None:

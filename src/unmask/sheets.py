@@ -4,12 +4,12 @@ from math import ceil, sqrt
 
 import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Float, Int64, UInt8
-from numpy.typing import NDArray
+from jaxtyping import Float, Int64, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
+
+from unmask.visualize import as_pictures
 
 TILE = 96  # pixels of the longer side
 GAP = 4
@@ -17,22 +17,8 @@ QUERY_GAP = 16  # between an image and its neighbours
 TITLE, TITLE_HEIGHT = (122, 122, 122, 255), 22
 QUERIES, NEIGHBOURS = 8, 7
 
-Picture = UInt8[NDArray, "H W 3"]
 
-
-def as_pictures(pixels: UInt8[Tensor, "B C H W"]) -> list[Picture]:
-    """RGB pictures of grey, RGB or RGBA images; transparent parts become white."""
-    channels = pixels.shape[1]
-    if channels not in (1, 3, 4):
-        raise ValueError(f"pictures can be drawn of images of 1, 3 or 4 channels, not of {channels}")
-    array = rearrange(pixels, "b c h w -> b h w c").cpu().numpy()
-    if channels == 4:
-        alpha = array[..., 3:].astype(np.float32) / 255
-        array = (array[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
-    return list(np.broadcast_to(array, (*array.shape[:3], 3)))
-
-
-def contact_sheet(pixels: UInt8[Tensor, "B C H W"]) -> Image.Image:
+def contact_sheet(pixels: Shaped[Tensor, "B C H W"]) -> Image.Image:
     """All images, in rows from left to right, about as wide as high."""
     columns = ceil(sqrt(len(pixels)))
     tiles = _tiles(pixels)
@@ -54,7 +40,7 @@ def nearest(
     return similarity.topk(count, dim=1).indices
 
 
-def neighbour_sheet(pixels: UInt8[Tensor, "n C H W"], features: Float[Tensor, "n D"]) -> Image.Image:
+def neighbour_sheet(pixels: Shaped[Tensor, "n C H W"], features: Float[Tensor, "n D"]) -> Image.Image:
     """Some images, evenly spread, each with its nearest neighbours among all, the nearest first.
 
     Args:
@@ -78,12 +64,22 @@ def neighbour_sheet(pixels: UInt8[Tensor, "n C H W"], features: Float[Tensor, "n
     return sheet
 
 
-def _tiles(pixels: UInt8[Tensor, "B C H W"]) -> list[Image.Image]:
+def _eight_bits(pixels: Shaped[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
+    """Images of any depth for a screen: of deeper ones, each is stretched from its smallest to its largest
+    value."""
+    if pixels.dtype == torch.uint8:
+        return pixels
+    exact = pixels.float().nan_to_num()
+    low, high = exact.amin((1, 2, 3), keepdim=True), exact.amax((1, 2, 3), keepdim=True)
+    return ((exact - low) / (high - low).clamp(min=1e-9) * 255).round().byte()
+
+
+def _tiles(pixels: Shaped[Tensor, "B C H W"]) -> list[Image.Image]:
     scale = TILE / max(pixels.shape[2:])
     size = max(1, round(pixels.shape[3] * scale)), max(1, round(pixels.shape[2] * scale))
     return [
         Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BICUBIC)
-        for picture in as_pictures(pixels)
+        for picture in as_pictures(_eight_bits(pixels.cpu()))
     ]
 
 

@@ -19,7 +19,6 @@ from unmask.masking import Mask
 from unmask.methods.base import Method
 from unmask.recipes.base import Data
 from unmask.runs import load_method, read_recipe
-from unmask.sheets import Picture, as_pictures
 
 HIDDEN = (138, 138, 138)  # mid-grey: apart from white and from black pages alike
 HIDDEN_EDGE = (148, 148, 148)  # between hidden patches, so that they can be counted
@@ -31,6 +30,8 @@ MAX_WIDTH = 1400  # pixels of a strip that puts samples side by side
 GAP, BLOCK_GAP = 4, 24  # pixels between the pictures of a sample, and between samples side by side
 ROWS = 4  # samples below each other before a second column is opened
 MIN_EDGED_PATCH = 12  # pixels; edges between smaller patches would be clutter
+
+Picture = UInt8[NDArray, "H W 3"]
 
 
 def denormalise(
@@ -161,6 +162,18 @@ def _predict(method: Method, images: Tensor, mask: Mask) -> Tensor | None:
             return method.reconstruct(images, mask)
     finally:
         method.train(training)
+
+
+def as_pictures(pixels: UInt8[Tensor, "B C H W"]) -> list[Picture]:
+    """RGB pictures of grey, RGB or RGBA images; transparent parts become white."""
+    channels = pixels.shape[1]
+    if channels not in (1, 3, 4):
+        raise ValueError(f"pictures can be drawn of images of 1, 3 or 4 channels, not of {channels}")
+    array = rearrange(pixels, "b c h w -> b h w c").numpy()
+    if channels == 4:
+        alpha = array[..., 3:].astype(np.float32) / 255
+        array = (array[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+    return list(np.broadcast_to(array, (*array.shape[:3], 3)))
 
 
 def _panels(

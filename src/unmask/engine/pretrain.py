@@ -181,11 +181,11 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
     What was reached is saved now and then, but not at the end.
     """
     batches = job.loader.batches(state.step)
-    speed, guard = Speed(job.recipe.optim.batch_size), Guard(job)
     began = time.perf_counter() - state.seconds
-    told = 0
     if not state.step:
         watch.probe(state)
+    speed, guard = Speed(job.recipe.optim.batch_size), Guard(job)
+    told = 0
     job.model.train()
     while state.step < job.total and not told:
         with speed.waiting():

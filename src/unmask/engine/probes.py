@@ -7,7 +7,7 @@ it found them: a run with other probes, or none, trains alike.
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,7 +33,7 @@ MOST_BYTES = 256 * 2**20  # of images kept in memory
 CROPS = 64  # on which losses are compared
 FEWEST_IN_A_CLASS = 4  # images on average; folders of fewer are no classes
 BATCH = 64  # images through the encoder at a time
-ONE_COLOUR = 1.0  # grey levels: pixels of an image of one colour deviate by less, a JPEG's noise included
+ONE_COLOUR = 0.02  # of the data's deviation: pixels of one colour deviate by less, a JPEG's noise included
 LINEAR: dict[str, Any] = {"epochs": 30, "lr": 6.4}  # short, at the paper's rate: what counts is its trend
 
 
@@ -102,7 +102,7 @@ class Probes:
         with _undisturbed(self._job):
             facts = self._losses()
             features = self._features(images.pixels)
-        facts |= {"images": len(features), **_looks(images.pixels)}
+        facts |= {"images": len(features), **self._looks(images.pixels)}
         if len(features) > 1 and features.isfinite().all():
             facts |= {"effective_rank": effective_rank(features), "spread": spread(features)}
             facts |= _scores(features, images)
@@ -175,9 +175,19 @@ class Probes:
         ]
         return torch.cat(parts) if parts else torch.empty(0, encoder.dim)
 
+    def _looks(self, pixels: UInt8[Tensor, "n C H W"]) -> dict[str, float]:
+        """Shares of the images that are of one colour, and that are copies of others."""
+        if not len(pixels):
+            return {}
+        job = self._job
+        deviation = torch.cat(
+            [normalise(part, job.mean, job.std).std((2, 3)).amax(1) for part in pixels.split(BATCH)]
+        )
+        different = {image.numpy().tobytes() for image in pixels}
+        constant = (deviation < ONE_COLOUR).float().mean()
+        return {"constant": round(float(constant), 4), "copies": round(1 - len(different) / len(pixels), 4)}
+
     def _draw(self, pixels: UInt8[Tensor, "n C H W"], features: Float[Tensor, "n D"], step: int) -> None:
-        if pixels.shape[1] not in (1, 3, 4):
-            return
         path = self._job.folder / "images" / f"neighbours_{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         unfinished = beside(path)
@@ -227,16 +237,6 @@ def _undisturbed(job: Job) -> Iterator[None]:
         method.train(training)
 
 
-def _looks(pixels: UInt8[Tensor, "n C H W"]) -> dict[str, float]:
-    """Shares of the images that are of one colour, and that are copies of others."""
-    if not len(pixels):
-        return {}
-    deviation = torch.stack([image.float().std((1, 2)).max() for image in pixels])
-    different = {image.numpy().tobytes() for image in pixels}
-    constant = (deviation < ONE_COLOUR).float().mean()
-    return {"constant": round(float(constant), 4), "copies": round(1 - len(different) / len(pixels), 4)}
-
-
 def _scores(features: Float[Tensor, "n D"], images: Images) -> dict[str, Any]:
     """Accuracies of simple classifiers on the features; nothing without labels."""
     if images.labels is None:
@@ -244,14 +244,13 @@ def _scores(features: Float[Tensor, "n D"], images: Images) -> dict[str, Any]:
     train, validation = features[: images.train], features[images.train :]
     # Imported late: torchmetrics would delay the first step of a run without labels by two seconds.
     from unmask.evaluate import knn, linear_probe, score
-    from unmask.evaluate.linear import FEWEST_IMAGES
 
     labels = images.labels.to(features.device)
     answers = labels[images.train :]
     given: tuple[Tensor, Tensor, Tensor] = train, labels[: images.train], validation
     found = score(knn(*given, classes=images.classes).predictions, answers, images.classes)
     facts = {"knn": found["top1"], "standard_error": found["standard_error"], "classes": images.classes}
-    if len(train) >= FEWEST_IMAGES:
+    with suppress(UserError):  # too few images for one
         probe = linear_probe(*given, classes=images.classes, **LINEAR)
         found = score(probe.predictions, answers, images.classes)
         facts |= {"linear": found["top1"], "standard_error": found["standard_error"]}
