@@ -78,22 +78,21 @@ def curves_chart(curves: Mapping[str, Sequence[tuple[float, float]]], *, name: s
     figure = Figure(figsize=SIZE, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    lowest = min(reversed(list(curves)), key=lambda title: curves[title][-1][1])
     for colour, (title, points) in zip((ACCENT, MUTED, SOFT), curves.items(), strict=False):
         x, y = np.asarray(points, dtype=float).T
         axes.plot(x, y, "o-", color=colour, linewidth=2, markersize=5, solid_capstyle="round")
-        others = [points[-1][1] for other, points in curves.items() if other != title]
-        if not others:
-            continue
-        below = y[-1] < min(others)
-        axes.annotate(
-            title,
-            (x[-1], y[-1]),
-            (0, -8 if below else 8),
-            textcoords="offset points",
-            color=colour,
-            ha="right",
-            va="top" if below else "bottom",
-        )
+        if len(curves) > 1:
+            below = title == lowest
+            axes.annotate(
+                title,
+                (x[-1], y[-1]),
+                (0, -8 if below else 8),
+                textcoords="offset points",
+                color=colour,
+                ha="right",
+                va="top" if below else "bottom",
+            )
     values = np.asarray([value for points in curves.values() for _, value in points], dtype=float)
     _style(axes, values, logarithmic=False)
     axes.margins(y=0.15)

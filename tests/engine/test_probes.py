@@ -13,6 +13,7 @@ from tests.engine.tiny import TINY, events, lines, pictures, run, same, training
 from unmask import load_encoder
 from unmask.data import open_source
 from unmask.engine.machine import Machine
+from unmask.engine.pretrain import pretrain
 from unmask.engine.probes import MOST_IMAGES, SHARE, Probes, planned
 from unmask.engine.setup import Job, prepare
 from unmask.errors import UserError
@@ -242,10 +243,35 @@ def test_run_on_constant_images_is_told_so(tmp_path: Path) -> None:
     )
 
 
-def test_healthy_run_is_called_healthy(labelled: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    overrides = {"probe.every": None, "schedule.warmup_epochs": 1, "method.norm_target": False}
-    run(labelled, out, steps=60, lr=3e-3, overrides=overrides)
+HEALTHY: dict[str, dict[str, Any]] = {
+    "mae": {"overrides": {**TINY, "method.norm_target": False}},
+    "mae_normalised": {"overrides": TINY},
+    "simmim_vit": {
+        "overrides": {**{key: TINY[key] for key in TINY if "decoder" not in key}, "method.mask_size": 8}
+    },
+    "simmim_swin": {
+        "encoder": "swin_tiny_patch4_window7_224",
+        "overrides": {
+            "encoder.embed_dim": 12,
+            "encoder.depths": (2, 2),
+            "encoder.num_heads": (1, 2),
+            "method.mask_size": 8,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_run_is_called_healthy(labelled: Path, tmp_path: Path, name: str) -> None:
+    torch.set_num_threads(1)
+    options = {"encoder": "vit_tiny_patch16_224"} | HEALTHY[name]
+    options["overrides"] = options["overrides"] | {"probe.every": None, "schedule.warmup_epochs": 1}
+    usual: dict[str, Any] = {"image_size": (32, 32), "batch_size": 8, "steps": 80, "lr": 3e-3, "workers": 0}
+    method, out = name.partition("_")[0], tmp_path / "run"
+    pretrain(method, data=labelled, out=out, device="cpu", progress=False, **usual, **options)
     verdict = lines(out)[-2]
     assert verdict["level"] == "good", verdict["findings"]
+    assert {"loss", "features", "accuracy", "trend", "gradient"} == {
+        finding["about"] for finding in verdict["findings"]
+    }
     assert events(out)[-1] == "end"

@@ -104,7 +104,7 @@ class Probes:
             features = self._features(images.pixels)
         facts |= {"images": len(features), **self._looks(images.pixels)}
         if len(features) > 1 and features.isfinite().all():
-            facts |= {"effective_rank": effective_rank(features), "spread": spread(features)}
+            facts |= {"effective_rank": effective_rank(features.cpu()), "spread": spread(features.cpu())}
             facts |= _scores(features, images)
             self._draw(images.pixels, features, step)
         return {**facts, "seconds": round(time.perf_counter() - start, 2)}
