@@ -256,7 +256,7 @@ PROBE = {
     "event": "probe",
     "images": 200,
     "classes": 4,
-    "loss": 0.7,
+    "probe_loss": 0.7,
     "trivial": {"predicting one grey": 2.5, "predicting the mean colour": 1.5, COPYING: 0.9},
     "chance": None,
     "effective_rank": 20.0,

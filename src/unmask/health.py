@@ -31,7 +31,7 @@ SHRUNK = 0.1  # of the spread of random weights
 FEW_DIRECTIONS = 1.5  # effective rank
 MANY_CONSTANT, SOME_CONSTANT = 0.5, 0.02  # of the images
 MANY_COPIES = 0.3  # of the images
-OFTEN = 0.01  # of the steps
+A_FEW, OFTEN = 10, 0.01  # steps, and of the steps; in fp16 the first ones seek the scale of the loss
 
 SMALLER_RATE = "Start anew with a smaller --lr (a tenth), or with optim.clip=1."
 
@@ -109,8 +109,9 @@ def _rejected(log: Log) -> Iterable[Finding]:
         f"In {len(steps):,} of {trained:,} steps the loss or its gradient was not a finite number, first at "
         f"step {steps[0]:,} and up to {max(runs):,} in a row; the weights were left alone there."
     )
-    batches = " The batches of the first are in failures/." if log.last("rejected").get("batch") else ""
-    if max(runs) >= 5 or len(steps) > OFTEN * trained:
+    kept = any(event.get("batch") for event in log.all("rejected"))
+    batches = " The batches of the first are in failures/." if kept else ""
+    if len(steps) > max(A_FEW, OFTEN * trained):
         yield Finding(
             "not finite", "bad", what, f"{SMALLER_RATE} --precision fp32 rules out rounding.{batches}"
         )
@@ -195,13 +196,20 @@ def _features(log: Log) -> Iterable[Finding]:
         return
     numbers = f"they differ by {now:.1%} of their length, in {rank:.1f} directions"
     before = f" ({first:.1%} before the training)" if first and len(probes) > 1 else ""
-    if now < SAME or rank < FEW_DIRECTIONS or (first and now < SHRUNK * first):
+    if now < SAME or (first and now < SHRUNK * first):
         yield Finding(
             "features",
             "bad",
             f"The encoder has collapsed: features of different images are nearly equal; {numbers}{before}.",
             "Such features are useless. Start anew with a smaller --lr, or with the recipe's "
             "optim.weight_decay if you changed it; see also the findings about images and loss.",
+        )
+    elif rank < FEW_DIRECTIONS:
+        yield Finding(
+            "features",
+            "watch",
+            f"The features of different images lie almost on one line: {numbers}{before}.",
+            "Unless the images differ in one thing only, try a smaller --lr.",
         )
     else:
         yield Finding("features", "good", f"The features tell images apart: {numbers}{before}.")
@@ -210,7 +218,7 @@ def _features(log: Log) -> Iterable[Finding]:
 def _worth(log: Log) -> Iterable[Finding]:
     """The loss against those that need no learning."""
     probe = probes_of(log)[-1:] or [{}]
-    loss, guesses = number(probe[0], "loss"), guesses_of(probe[0])
+    loss, guesses = number(probe[0], "probe_loss"), guesses_of(probe[0])
     share = _share_done(log)
     if loss is None or not guesses or not probe[0]["step"] or share is None:
         return

@@ -43,6 +43,19 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def smooth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Soft gradients of all colours: what is hidden can be told from the rest."""
+    folder = tmp_path_factory.mktemp("data") / "smooth"
+    generator = np.random.default_rng(0)
+    for index in range(64):
+        name = folder / "ab"[index % 2] / f"{index:03d}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        corners = Image.fromarray(generator.integers(0, 256, (2, 2, 3), dtype=np.uint8))
+        corners.resize((36, 36), Image.Resampling.BICUBIC).save(name)
+    return folder
+
+
 def probes_in(out: Path) -> list[dict[str, Any]]:
     return [line for line in lines(out) if line.get("event") == "probe"]
 
@@ -55,7 +68,7 @@ def job(data: Path, out: Path, overrides: dict[str, Any] | None = None) -> Job:
     return prepare(recipe, open_source(data), out, machine)
 
 
-@pytest.mark.parametrize("overrides", [{}, {"optim.ema": 0.9}, {"encoder.drop_path_rate": 0.3}])
+@pytest.mark.parametrize("overrides", [{"optim.ema": 0.9}, {"encoder.drop_path_rate": 0.3}])
 def test_training_does_not_notice_probes(labelled: Path, tmp_path: Path, overrides: dict[str, float]) -> None:
     run(labelled, tmp_path / "without", steps=9, overrides=overrides)
     run(labelled, tmp_path / "with", steps=9, overrides=overrides | PROBED)
@@ -64,6 +77,7 @@ def test_training_does_not_notice_probes(labelled: Path, tmp_path: Path, overrid
     assert same(weights(tmp_path / "without", 9), weights(tmp_path / "with", 9))
 
 
+@pytest.mark.slow
 def test_probes_do_not_depend_on_interruptions(labelled: Path, tmp_path: Path) -> None:
     def figures(out: Path) -> list[dict[str, Any]]:
         return [
@@ -110,16 +124,6 @@ def test_figures_are_those_of_the_features(data: Path, tmp_path: Path) -> None:
     assert facts == Probes(of).measure(6) | {"seconds": facts["seconds"]}  # the same images and masks again
     with Image.open(tmp_path / "images" / "neighbours_00000006.png") as sheet:
         assert sheet.height > 700
-
-
-def test_loss_falls_below_that_of_flat_guesses_as_it_is_learned(labelled: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    overrides = PROBED | {"method.norm_target": False, "schedule.warmup_epochs": 0}
-    run(labelled, out, steps=60, lr=3e-3, overrides=overrides)
-    first, *_, last = probes_in(out)
-    assert first["trivial"] == last["trivial"] and len(first["trivial"]) == 3
-    flat = first["trivial"]["predicting one grey"]
-    assert last["loss"] < flat < first["loss"]
 
 
 def test_classes_are_found_and_the_best_encoder_is_kept(
@@ -182,7 +186,7 @@ def test_weights_that_are_not_finite_are_no_obstacle(data: Path, tmp_path: Path)
     with torch.no_grad():
         next(of.method.encoder.parameters()).fill_(torch.nan)
     facts = Probes(of).measure(6)
-    assert facts["loss"] is None and "effective_rank" not in facts
+    assert facts["probe_loss"] is None and "effective_rank" not in facts
     json.dumps(facts, allow_nan=False)
 
 
@@ -261,14 +265,19 @@ HEALTHY: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", HEALTHY)
-def test_healthy_run_is_called_healthy(labelled: Path, tmp_path: Path, name: str) -> None:
+QUICK = "mae_normalised", "simmim_swin"
+
+
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in HEALTHY if name not in QUICK)]
+)
+def test_healthy_run_is_called_healthy(smooth: Path, tmp_path: Path, name: str) -> None:
     torch.set_num_threads(1)
     options = {"encoder": "vit_tiny_patch16_224"} | HEALTHY[name]
     options["overrides"] = options["overrides"] | {"probe.every": None, "schedule.warmup_epochs": 1}
     usual: dict[str, Any] = {"image_size": (32, 32), "batch_size": 8, "steps": 80, "lr": 3e-3, "workers": 0}
     method, out = name.partition("_")[0], tmp_path / "run"
-    pretrain(method, data=labelled, out=out, device="cpu", progress=False, **usual, **options)
+    pretrain(method, data=smooth, out=out, device="cpu", progress=False, **usual, **options)
     verdict = lines(out)[-2]
     assert verdict["level"] == "good", verdict["findings"]
     assert {"loss", "features", "accuracy", "trend", "gradient"} == {

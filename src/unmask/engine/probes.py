@@ -91,7 +91,7 @@ class Probes:
         """The figures of a probe, plain data; draws `images/neighbours_XXXXXXXX.png`.
 
         Returns:
-            "loss" of crops that are the same at every probe, that of "trivial" guesses at them and of
+            "probe_loss", of crops that are the same at every probe, that of "trivial" guesses at them and of
             "chance"; "effective_rank" and "spread" of the features of whole images, "images" of them; the
             shares of these that are "constant", and "copies" of others; with labels the accuracies "knn" and
             "linear" with their "standard_error", and the number of "classes". A figure that is not finite is
@@ -161,7 +161,7 @@ class Probes:
         # Not by calling it: that would compile it once more, for a mask that is given.
         loss = float(method.forward(**views, mask=mask)["loss"])
         return {
-            "loss": loss if math.isfinite(loss) else None,
+            "probe_loss": loss if math.isfinite(loss) else None,
             "trivial": trivial_losses(method, first, mask),
             "chance": method.chance_loss,
         }

@@ -89,7 +89,7 @@ def _in_words(step: int, facts: Mapping[str, Any]) -> str:
     """The figures of a probe in a line."""
     parts = [f"{name} {facts[key]:.1%}" for name, key in ACCURACIES if facts.get(key) is not None]
     parts += [f"effective rank {facts['effective_rank']:.1f}"] if "effective_rank" in facts else []
-    parts += [f"loss {facts['loss']:.4g}"] if facts["loss"] is not None else []
+    parts += [f"loss {facts['probe_loss']:.4g}"] if facts["probe_loss"] is not None else []
     guesses = guesses_of(facts)
     if guesses:
         name = min(guesses, key=lambda guess: guesses[guess])
