@@ -127,7 +127,7 @@ def test_gradient_that_falls_with_the_loss_is_healthy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "figures",
-    [{"spread": 0.004}, {"spread": 0.03}, {"spread": 0.0, "effective_rank": 0.0}],
+    [{"spread": 0.004}, {"spread": 0.03, "effective_rank": 9.0}, {"spread": 0.0, "effective_rank": 0.0}],
 )
 def test_collapse(tmp_path: Path, figures: dict[str, float]) -> None:
     found = judge(tmp_path, None, probe(0), probe(TOTAL, **figures))
@@ -164,7 +164,7 @@ def test_loss_of_a_flat_guess_means_nothing_was_learned(tmp_path: Path) -> None:
 
 
 def test_chance_level_of_classes(tmp_path: Path) -> None:
-    found = judge(tmp_path, None, probe(TOTAL, trivial={}, chance=math.log(8192), loss=9.01))
+    found = judge(tmp_path, None, probe(TOTAL, trivial={}, chance=math.log(8192), probe_loss=9.01))
     assert found.level == "bad" and "guessing among all classes, 9.01" in str(found)
 
 

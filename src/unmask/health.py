@@ -26,8 +26,8 @@ VANISHED = 1e-3  # of the gradient norm of before
 FALLING = 0.01  # of the loss, over the last quarter
 LEARNED = 0.98  # of the loss of a flat guess
 LATE, FEWEST_STEPS = 0.5, 200  # of a run, steps: from then on the loss must be below that of a flat guess
-SAME = 0.02  # spread of features below which all images look the same to the encoder
-SHRUNK = 0.1  # of the spread of random weights
+SAME = 0.01  # spread of features below which all images look the same to the encoder
+SHRUNK, FEWER = 0.1, 0.5  # of the spread, and of the effective rank, of random weights
 FEW_DIRECTIONS = 1.5  # effective rank
 MANY_CONSTANT, SOME_CONSTANT = 0.5, 0.02  # of the images
 MANY_COPIES = 0.3  # of the images
@@ -196,7 +196,9 @@ def _features(log: Log) -> Iterable[Finding]:
         return
     numbers = f"they differ by {now:.1%} of their length, in {rank:.1f} directions"
     before = f" ({first:.1%} before the training)" if first and len(probes) > 1 else ""
-    if now < SAME or (first and now < SHRUNK * first):
+    first_rank = number(probes[0], "effective_rank") or 0.0
+    shrunk = first is not None and now < SHRUNK * first and rank < FEWER * first_rank
+    if now < SAME or shrunk:
         yield Finding(
             "features",
             "bad",
