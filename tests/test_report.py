@@ -13,9 +13,10 @@ from PIL import Image
 
 from unmask.charts import POINTS, line_chart, running_mean, thin
 from unmask.errors import UserError
-from unmask.recipes.base import Choice, Data, Optim, Recipe
+from unmask.recipes.base import Choice, Data, Optim, Recipe, Schedule
 from unmask.report import write_report
 from unmask.runs import read_log
+from unmask.trivial import COPYING
 
 START = {"event": "start", "step": 0, "data": "/data/cats/train", "images": 500, "steps": 100, "time": 1000.0}
 END = {"event": "end", "step": 100, "time": 1205.0}
@@ -207,7 +208,7 @@ def test_one_line_of_log(run: Path) -> None:
     assert "is being trained" in page.text
     assert "It took 1 of 100 steps" in page.text
     assert "Loss now 0.75" in page.text
-    assert html.count("<svg") == 2
+    assert html.count("<svg") == 3
     assert f"--data /data/cats/train --out '{run.resolve()}' --resume" in page.text
 
 
@@ -248,7 +249,86 @@ def test_no_finite_loss_at_all(run: Path) -> None:
     write_log(run, [START, *({**step(number), "loss": None} for number in (1, 2))])
     html, page = report(run)
     assert "not finite" in page.text
-    assert html.count("<svg") == 1  # the learning rate
+    assert html.count("<svg") == 2  # learning rate and images a second
+
+
+PROBE = {
+    "event": "probe",
+    "images": 200,
+    "classes": 4,
+    "probe_loss": 0.7,
+    "trivial": {"predicting one grey": 2.5, "predicting the mean colour": 1.5, COPYING: 0.9},
+    "chance": None,
+    "effective_rank": 20.0,
+    "spread": 0.4,
+    "constant": 0.0,
+    "copies": 0.0,
+    "knn": 0.4,
+    "linear": 0.5,
+    "standard_error": 0.02,
+    "seconds": 2.0,
+}
+
+
+def test_verdict_stands_on_top_in_the_colour_of_the_worst_finding(run: Path) -> None:
+    lines = [START, *(step(number, 0.5 + 2 / number) for number in range(1, 101)), PROBE | {"step": 100}]
+    write_log(run, lines)
+    html, page = report(run)
+    assert 'class="verdict good"' in html
+    assert page.text.index("Healthy") < page.text.index("It took 100 steps")
+    assert "53% below that of predicting the mean colour (1.5) and 22% below that of copying" in page.text
+    write_log(run, [*lines, PROBE | {"step": 100, "spread": 0.001}])
+    html, page = report(run)
+    assert 'class="verdict bad"' in html and 'class="bad"' in html and 'class="good"' in html
+    assert "Something is wrong The encoder has collapsed" in page.text
+
+
+def test_probes_are_curves_and_guesses_are_lines(run: Path) -> None:
+    probes = [PROBE | {"step": number, "linear": 0.3 + number / 1000} for number in (0, 50, 100)]
+    write_log(run, [START, *(step(number) for number in range(1, 101)), *probes])
+    html, page = report(run)
+    charts = dict(re.findall(r'aria-label="([^"]*)".*?>(.*?)</svg>', html, re.DOTALL))
+    assert {"Loss over steps", "Accuracy over steps", "Rank over steps"} <= set(charts)
+    assert {"mean colour", "nearest pixel"} <= set(
+        re.findall(r"<text[^>]*>([^<]*)</text>", charts["Loss over steps"])
+    )
+    assert "one grey" not in charts["Loss over steps"]
+    assert {"linear probe", "k-NN", "40%"} <= set(
+        re.findall(r"<text[^>]*>([^<]*)</text>", charts["Accuracy over steps"])
+    )
+    assert "Measured 3 times on 200 images in 4 classes; that took 6 s, 3.0% of the run." in page.text
+    assert "Linear probe 40.0%" in page.text  # the key figure, as nothing was evaluated
+
+
+def test_neighbours_of_the_newest_probe_are_shown(run: Path) -> None:
+    (run / "images").mkdir()
+    for number in (0, 50):
+        Image.new("RGBA", (80, 40), (0, 0, 0, 255)).save(run / "images" / f"neighbours_{number:08d}.png")
+    write_log(run, [START, step(1), PROBE | {"step": 50}])
+    html, page = report(run)
+    assert html.count("<img") == 1 and "the nearest first. Step 50." in page.text
+
+
+def test_failed_run(run: Path) -> None:
+    write_log(run, [START, step(1), {"event": "failed", "step": 1, "reason": "the loss", "time": 1003.0}])
+    html, page = report(run)
+    assert 'class="status failed"' in html and "The run ended early at step 1" in page.text
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shown", "hidden"),
+    [
+        (Schedule(epochs=200, warmup_epochs=10), "epochs 200 kind cosine warmup epochs 10", "steps"),
+        (Schedule(epochs=200, steps=500, warmup_epochs=10), "steps 500 kind cosine", "epochs"),
+    ],
+)
+def test_recipe_has_one_length(run: Path, schedule: Schedule, shown: str, hidden: str) -> None:
+    recipe = Recipe.from_json(run / "recipe.json").model_copy(update={"schedule": schedule})
+    (run / "recipe.json").write_text(recipe.to_json())
+    _, page = report(run)
+    table = page.text[page.text.index("schedule ") : page.text.index("checkpoint every")]
+    assert shown in table and hidden not in table.replace("of the steps", "")
+    assert ("warm-up 0.05 of the steps" in table) is (schedule.steps is not None)
 
 
 def test_bad_images_are_named(run: Path) -> None:

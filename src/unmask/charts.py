@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import floor, log10
 
 import matplotlib
@@ -11,7 +11,14 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 from numpy.typing import NDArray
 
 # Placeholder colours that matplotlib draws with, and the CSS variables that take their place.
@@ -30,6 +37,8 @@ def line_chart(
     *,
     name: str,
     smooth: bool = False,
+    logarithmic: bool = False,
+    references: Mapping[str, float] | None = None,
 ) -> str:
     """One curve over steps as an inline <svg> element; missing and non-finite values are gaps.
 
@@ -37,6 +46,8 @@ def line_chart(
         name: the element's title for screen readers; also keeps its ids apart from other charts'.
         smooth: draw the values faintly and their running mean over them, on a logarithmic axis if they span
             a wide range.
+        logarithmic: draw on a logarithmic axis if they span a wide range.
+        references: values to compare with, drawn as dashed lines, by what they are called.
     """
     x = np.asarray(steps, dtype=float)
     y = np.asarray([np.nan if value is None else value for value in values], dtype=float)
@@ -51,7 +62,44 @@ def line_chart(
         axes.plot(*thin(x, y), color=ACCENT, linewidth=2, solid_capstyle="round")
     if np.isfinite(y).sum() == 1:
         axes.plot(x, y, "o", color=ACCENT, markersize=6)
-    _style(axes, y, logarithmic=smooth and _spans_decades(y))
+    _style(axes, y, logarithmic=(smooth or logarithmic) and _spans_decades(y))
+    _draw_references(axes, references or {})
+    return _to_svg(figure, name)
+
+
+def curves_chart(curves: Mapping[str, Sequence[tuple[float, float]]], *, name: str, percent: bool) -> str:
+    """A few curves of a few points each, marked, several with their names at their ends, as an inline <svg>
+    element.
+
+    Args:
+        curves: (step, value) by name; the first is drawn strongest.
+        percent: the values are shares.
+    """
+    figure = Figure(figsize=SIZE, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    lowest = min(reversed(list(curves)), key=lambda title: curves[title][-1][1])
+    for colour, (title, points) in zip((ACCENT, MUTED, SOFT), curves.items(), strict=False):
+        x, y = np.asarray(points, dtype=float).T
+        axes.plot(x, y, "o-", color=colour, linewidth=2, markersize=5, solid_capstyle="round")
+        if len(curves) > 1:
+            below = title == lowest
+            axes.annotate(
+                title,
+                (x[-1], y[-1]),
+                (0, -8 if below else 8),
+                textcoords="offset points",
+                color=colour,
+                ha="right",
+                va="top" if below else "bottom",
+            )
+    values = np.asarray([value for points in curves.values() for _, value in points], dtype=float)
+    _style(axes, values, logarithmic=False)
+    axes.margins(y=0.15)
+    axes.autoscale(axis="y")
+    axes.set_ylim(bottom=0)
+    if percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return _to_svg(figure, name)
 
 
@@ -87,6 +135,27 @@ def thin(x: Values, y: Values, points: int = POINTS) -> tuple[Values, Values]:
 def _spans_decades(values: Values) -> bool:
     finite = values[np.isfinite(values)]
     return len(finite) > 1 and bool(finite.min() > 0) and bool(finite.max() / finite.min() > LOG_RANGE)
+
+
+def _draw_references(axes: Axes, references: Mapping[str, float]) -> None:
+    """Dashed lines with their names at the right end, above the line, or below where two lie close."""
+    before = None
+    low, high = axes.get_ylim()
+    scale = log10 if axes.get_yscale() == "log" else float
+    for title, value in sorted(references.items(), key=lambda pair: -pair[1]):
+        axes.axhline(value, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        close = before is not None and scale(before) - scale(value) < 0.09 * (scale(high) - scale(low))
+        axes.annotate(
+            title,
+            (1.0, value),
+            (-2, -3 if close else 3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            color=MUTED,
+            ha="right",
+            va="top" if close else "bottom",
+        )
+        before = value
 
 
 def _style(axes: Axes, values: Values, *, logarithmic: bool) -> None:

@@ -76,7 +76,8 @@ MethodOrRecipe = Annotated[
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="KEY=VALUE", help="Settings: method.*, encoder.*, data.*, optim.*, schedule.*, checkpoint.*"
+        metavar="KEY=VALUE",
+        help="Settings: method.*, encoder.*, data.*, optim.*, schedule.*, checkpoint.*, probe.*",
     ),
 ]
 Data = Annotated[Path, typer.Option(metavar="PATH", help="Folder (any depth), zip or tar of images.")]

@@ -14,12 +14,21 @@ from markupsafe import Markup
 from PIL import Image
 
 from unmask import __version__
-from unmask.charts import line_chart
+from unmask.charts import curves_chart, line_chart
 from unmask.engine.files import write_text
+from unmask.engine.optim import LONGEST_WARMUP, REFERENCE_EPOCHS
 from unmask.evaluate.table import LAST, by_layer
+from unmask.health import guesses_of, probes_of, verdict
 from unmask.runs import Line, Log, number, read_json, read_log, read_recipe
-from unmask.summary import data_name, header, kind_title, score, tiles, warnings
+from unmask.summary import data_name, header, kind_title, probes_in_words, score, tiles, warnings
+from unmask.trivial import COPYING
 
+CARDS = "encoder.json", "encoder_best.json"
+SHORT = {
+    "predicting one grey": "one grey",
+    "predicting the mean colour": "mean colour",
+    COPYING: "nearest pixel",
+}
 MAX_STRIPS = 5  # reconstruction strips in the page: the last large, the others small
 
 
@@ -34,13 +43,18 @@ def write_report(run: Path) -> Path:
     page = _template().render(
         header(recipe, log, environment)
         | {
+            "verdict": verdict(log),
             "warnings": list(warnings(log)),
             "tiles": list(tiles(recipe, log)),
             "charts": _charts(log),
+            "probes": _probe_charts(log),
+            "probes_note": probes_in_words(log),
+            "neighbours": _neighbours(run / "images"),
             "strips": _strips(run / "images"),
             "scores": _scores(log),
             "evaluations": [_evaluation_row(event) for event in log.all("evaluation")],
             "snippet": _snippet(run),
+            "best": _best(run),
             "commands": _commands(run, recipe, log),
             "recipe": _recipe_tables(recipe),
             "recipe_json": json.dumps(recipe, indent=2),
@@ -66,17 +80,64 @@ def _template() -> Any:
 def _charts(log: Log) -> list[dict[str, Any]]:
     steps = [line["step"] for line in log.steps]
     charts = []
+
+    def add(title: str, key: str, note: str, **style: Any) -> None:
+        values = [number(line, key) for line in log.steps]
+        svg = line_chart(steps, values, name=f"{title} over steps", **style)
+        charts.append({"title": title, "note": note, "svg": Markup(svg)})
+
     if log.numbers("loss"):
-        losses = [number(line, "loss") for line in log.steps]
-        note = "Faint: as logged. Strong: running mean."
-        svg = Markup(line_chart(steps, losses, name="Loss over steps", smooth=True))
-        charts.append({"title": "Loss", "note": note, "svg": svg})
+        references = _references(log)
+        note = "Faint: as logged. Strong: running mean." + (
+            " Dashed: guesses that need no learning." if references else ""
+        )
+        add("Loss", "loss", note, smooth=True, references=references)
     if log.numbers("lr"):
-        rates = [number(line, "lr") for line in log.steps]
         note = f"Highest {max(log.numbers('lr')):.1e}.".replace("e-0", "e-")
-        svg = Markup(line_chart(steps, rates, name="Learning rate over steps"))
-        charts.append({"title": "Learning rate", "note": note, "svg": svg})
+        add("Learning rate", "lr", note)
+    if log.numbers("grad_norm"):
+        add("Gradient norm", "grad_norm", "Over all weights, before clipping.", smooth=True)
+    if log.numbers("images_per_s"):
+        add("Images a second", "images_per_s", "Everything counted: loading, probes, saving.")
     return charts
+
+
+def _references(log: Log) -> dict[str, float]:
+    """Losses that need no learning, as the newest probe found them: the best flat guess, and copying."""
+    guesses = next((found for probe in reversed(probes_of(log)) if (found := guesses_of(probe))), {})
+    flat = {name: loss for name, loss in guesses.items() if name != COPYING}
+    shown = {name: loss for name, loss in guesses.items() if name == COPYING}
+    if flat:
+        name = min(flat, key=lambda guess: flat[guess])
+        shown[name] = flat[name]
+    return {SHORT.get(name, name): loss for name, loss in shown.items()}
+
+
+def _probe_charts(log: Log) -> list[dict[str, Any]]:
+    """Figures of the probes over the run, where there are two or more."""
+    found = probes_of(log)
+
+    def curve(key: str) -> list[tuple[float, float]]:
+        return [(probe["step"], value) for probe in found if (value := number(probe, key)) is not None]
+
+    accuracies = {name: curve(key) for name, key in (("linear probe", "linear"), ("k-NN", "knn"))}
+    accuracies = {name: points for name, points in accuracies.items() if len(points) > 1}
+    charts = []
+    if accuracies:
+        note = "Of held-out images, by simple classifiers on the features. At step 0: random weights."
+        svg = curves_chart(accuracies, name="Accuracy over steps", percent=True)
+        charts.append({"title": "Accuracy", "note": note, "svg": Markup(svg)})
+    if len(curve("effective_rank")) > 1:
+        note = "How many directions the features of different images use."
+        svg = curves_chart({"effective rank": curve("effective_rank")}, name="Rank over steps", percent=False)
+        charts.append({"title": "Effective rank", "note": note, "svg": Markup(svg)})
+    return charts
+
+
+def _neighbours(folder: Path) -> dict[str, Any] | None:
+    """The newest sheet of nearest neighbours."""
+    paths = sorted(folder.glob("neighbours_*.png"))
+    return _picture(paths[-1]) if paths else None
 
 
 def _strips(folder: Path) -> list[dict[str, Any]]:
@@ -85,11 +146,12 @@ def _strips(folder: Path) -> list[dict[str, Any]]:
     if len(paths) > MAX_STRIPS:
         paths = [paths[round(index * (len(paths) - 1) / (MAX_STRIPS - 1))] for index in range(MAX_STRIPS)]
     ordered = paths[-1:] + paths[:-1]
-    return [strip for path in ordered if (strip := _strip(path)) is not None]
+    return [strip for path in ordered if (strip := _picture(path)) is not None]
 
 
-def _strip(path: Path) -> dict[str, Any] | None:
-    """A strip as a WebP data URL, far smaller than the PNG; None if it is broken (or still being written)."""
+def _picture(path: Path) -> dict[str, Any] | None:
+    """A picture of a step as a WebP data URL, far smaller than the PNG; None if it is broken (or still being
+    written)."""
     buffer = BytesIO()
     try:
         with Image.open(path) as image:
@@ -97,7 +159,7 @@ def _strip(path: Path) -> dict[str, Any] | None:
             image.save(buffer, "WEBP", quality=90)
     except OSError:
         return None
-    step = int(path.stem.removeprefix("step_"))
+    step = int(path.stem.rpartition("_")[2])
     return {
         "source": "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode(),
         "width": size[0],
@@ -167,6 +229,12 @@ def _snippet(run: Path) -> str | None:
     return code and code.replace("encoder.safetensors", str(run.resolve() / "encoder.safetensors"))
 
 
+def _best(run: Path) -> int | None:
+    """Step of the encoder that scored best in a probe, if it is another one than the newest."""
+    newest, best = (read_json(run / card).get("made_by", {}).get("step") for card in CARDS)
+    return best if best != newest else None
+
+
 def _commands(run: Path, recipe: Line, log: Log) -> list[dict[str, str]]:
     folder = shlex.quote(str(run.resolve()))
     data = shlex.quote(str(log.last("start", "resume").get("data", "photos/")))
@@ -184,9 +252,20 @@ def _commands(run: Path, recipe: Line, log: Log) -> list[dict[str, str]]:
 def _recipe_tables(recipe: Line) -> list[dict[str, Any]]:
     single = [(key, _text(value)) for key, value in recipe.items() if not isinstance(value, Mapping)]
     sections = {key: value for key, value in recipe.items() if isinstance(value, Mapping)}
+    sections |= {"schedule": _schedule(sections["schedule"])}
     return [{"title": "run", "rows": single}] * bool(single) + [
         {"title": title, "rows": list(_flat(section))} for title, section in sections.items()
     ]
+
+
+def _schedule(schedule: Line) -> Line:
+    """The schedule with its one length: of a run counted in steps, epochs only say what its parts are shares
+    of."""
+    if schedule["steps"] is None:
+        return {key: value for key, value in schedule.items() if key != "steps"}
+    share = schedule["warmup_epochs"] / (schedule["epochs"] or REFERENCE_EPOCHS)
+    shown = {key: value for key, value in schedule.items() if key not in ("epochs", "warmup_epochs")}
+    return {**shown, "warm-up": f"{min(share, LONGEST_WARMUP):.3g} of the steps"}
 
 
 def _flat(values: Line, prefix: str = "") -> Iterable[tuple[str, str]]:

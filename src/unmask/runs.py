@@ -20,7 +20,7 @@ from unmask.recipes.base import Recipe, explain
 from unmask.recipes.build import build_method
 
 Line = Mapping[str, Any]
-STATUS = {"end": "finished", "stopped": "interrupted"}
+STATUS = {"end": "finished", "stopped": "interrupted", "failed": "failed"}
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Log:
 
     @property
     def status(self) -> str:
-        """finished, interrupted (it said so), or unfinished: still running, or killed."""
-        return STATUS.get(self.last("start", "resume", "stopped", "end").get("event", ""), "unfinished")
+        """finished, interrupted (it said so), failed, or unfinished: still running, or killed."""
+        return STATUS.get(self.last("start", "resume", *STATUS).get("event", ""), "unfinished")
 
 
 def number(line: Line, key: str) -> float | None:

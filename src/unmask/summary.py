@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from unmask.health import probes_of, score_of
 from unmask.methods import METHODS
 from unmask.runs import Line, Log, number
 
@@ -86,14 +87,6 @@ def _loading(share: float) -> str:
 
 def warnings(log: Log) -> Iterable[str]:
     """What a person should know before trusting the run."""
-    lost = max(len(log.all("rejected")), sum(line.get("loss", 0) is None for line in log.steps))
-    if lost:
-        trained = log.steps[-1]["step"] if log.steps else lost
-        yield (
-            f"In {lost:,} of {trained:,} steps the loss or its gradient was not a finite number; the weights "
-            "were left alone there. If it happens often, a lower learning rate, gradient clipping "
-            "(optim.clip=1) or --precision fp32 helps."
-        )
     bad = log.all("bad_image")
     if bad:
         names = ", ".join(str(event.get("name", event.get("path", "?"))) for event in bad[:3])
@@ -104,6 +97,20 @@ def warnings(log: Log) -> Iterable[str]:
         stopped = log.last("stopped")
         reason = f" ({stopped['reason']})" if stopped.get("reason") else ""
         yield f"The run was interrupted{reason}; --resume continues it where it stopped."
+
+
+def probes_in_words(log: Log) -> str:
+    """What the probes looked at and what they cost; empty without any."""
+    found = probes_of(log)
+    if not found:
+        return ""
+    newest, seconds = found[-1], sum(number(probe, "seconds") or 0.0 for probe in found)
+    share = f", {seconds / log.seconds:.1%} of the run" if log.seconds > seconds else ""
+    classes = f" in {newest['classes']:,} classes" if newest.get("classes") else ""
+    times = f"{len(found)} times" if len(found) > 1 else "once"
+    return (
+        f"Measured {times} on {newest['images']:,} images{classes}; that took {as_duration(seconds)}{share}."
+    )
 
 
 def tiles(recipe: Line, log: Log) -> Iterable[dict[str, str]]:
@@ -128,9 +135,13 @@ def tiles(recipe: Line, log: Log) -> Iterable[dict[str, str]]:
     yield _tile("Peak memory", as_memory(max(memory)) if memory else "–", "")
     yield _tile("Bad pictures", f"{bad:,}", "skipped" if bad else "none skipped")
     evaluations = log.all("evaluation")
+    scored = [probe for probe in probes_of(log) if score_of(probe) is not None]
     if evaluations:
         best = max(evaluations, key=score)
         yield _tile(kind_title(best), f"{score(best):.1%}", "accuracy, frozen features")
+    elif scored:
+        kind = kind_title({"kind": "linear" if "linear" in scored[-1] else "knn"})
+        yield _tile(kind, f"{score_of(scored[-1]):.1%}", f"accuracy at step {scored[-1]['step']:,}")
     else:
         yield _tile("Accuracy", "–", "not evaluated yet")
 

@@ -143,8 +143,8 @@ def reconstruction_strip(
     prediction = _predict(method, images, mask)
     if prediction is None:
         return None
-    originals = _pictures(denormalise(images, mean, std))
-    predicted = _pictures(denormalise(prediction, mean, std))
+    originals = as_pictures(denormalise(images, mean, std))
+    predicted = as_pictures(denormalise(prediction, mean, std))
     hidden = rearrange(mask.pixels(method.encoder.patch_size).cpu().numpy(), "b 1 h w -> b h w")
     rows = [
         _panels(original, filled, where, patch=method.encoder.patch_size)
@@ -164,7 +164,7 @@ def _predict(method: Method, images: Tensor, mask: Mask) -> Tensor | None:
         method.train(training)
 
 
-def _pictures(pixels: UInt8[Tensor, "B C H W"]) -> list[Picture]:
+def as_pictures(pixels: UInt8[Tensor, "B C H W"]) -> list[Picture]:
     """RGB pictures of grey, RGB or RGBA images; transparent parts become white."""
     channels = pixels.shape[1]
     if channels not in (1, 3, 4):

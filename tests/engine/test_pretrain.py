@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from tests.engine.tiny import TINY, events, lines, pictures, run, same, training, weights
 from unmask.data import View, open_source
+from unmask.engine.guard import MOST_REJECTED
 from unmask.engine.machine import Machine, choose_precision, cpu_has_bf16
 from unmask.engine.measure import to_host
-from unmask.engine.pretrain import MOST_REJECTED, update
+from unmask.engine.pretrain import update
 from unmask.engine.setup import Job, prepare
 from unmask.errors import UserError
 from unmask.masking import Mask

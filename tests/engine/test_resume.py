@@ -27,6 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "optim.ema": 0.9,
         "optim.clip": 0.5,
     },
+    "probed": {"checkpoint.every": 5, "probe.every": 1},
     "stochastic": {"checkpoint.every": 4, "encoder.drop_path_rate": 0.3},
 }
 
@@ -63,7 +64,7 @@ def kill_and_resume(data: Path, folder: Path, variant: str, *, seed: int, worker
     assert not list(out.rglob(".tmp-*"))
 
 
-@pytest.mark.parametrize("variant", ["plain", "every_step", "accumulated_averaged"])
+@pytest.mark.parametrize("variant", ["plain", "every_step", "accumulated_averaged", "probed"])
 def test_killed_run_ends_with_the_same_bits(data: Path, tmp_path: Path, variant: str) -> None:
     kill_and_resume(data, tmp_path, variant, seed=len(variant))
 

@@ -25,6 +25,7 @@ TINY = {
     "method.decoder_depth": 1,
     "method.decoder_heads": 3,
     "checkpoint.pictures": 1000,
+    "probe.every": 0,
 }
 
 
@@ -79,7 +80,8 @@ def training(out: Path) -> list[tuple[float, ...]]:
 
 
 def events(out: Path) -> list[str]:
-    return [line["event"] for line in lines(out) if "event" in line]
+    """The names of all events, but for the verdicts, which every run has at its end."""
+    return [line["event"] for line in lines(out) if line.get("event", "verdict") != "verdict"]
 
 
 def weights(out: Path, step: int = STEPS) -> dict[str, Tensor]:

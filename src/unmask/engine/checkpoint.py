@@ -31,6 +31,8 @@ class State:
         loss: of the last step; None before the first.
         seconds: spent training, over all resumptions.
         bad: name -> reason of the images that could not be read so far.
+        best: step of the checkpoint whose probe scored best; None if none has a score.
+        best_score: what it scored.
     """
 
     images: int
@@ -38,6 +40,8 @@ class State:
     loss: float | None = None
     seconds: float = 0.0
     bad: dict[str, str] = field(default_factory=dict)
+    best: int | None = None
+    best_score: float = 0.0
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -48,11 +52,17 @@ def checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def checkpoint_name(step: int) -> str:
+    """The folder of a step's checkpoint."""
+    return f"step_{step:08d}"
+
+
 def save_checkpoint(
     accelerator: Accelerator, ema: ModelEmaV3 | None, state: State, folder: Path, *, keep: int
 ) -> None:
-    """Write `folder/step_XXXXXXXX` and keep the newest `keep` checkpoints. All processes call this."""
-    path = folder / f"step_{state.step:08d}"
+    """Write `folder/step_XXXXXXXX` and keep the newest `keep` checkpoints, and that of `state.best`. All
+    processes call this."""
+    path = folder / checkpoint_name(state.step)
     if path.exists():
         return
     unfinished = folder / f"{LEFTOVER}{path.name}"
@@ -69,9 +79,10 @@ def save_checkpoint(
         (unfinished / STATE).write_text(json.dumps(asdict(state)))
         publish(unfinished, path)
         for old in checkpoints(folder)[:-keep]:
-            # Renamed first: a process killed while deleting must not leave half a checkpoint with a full
-            # name.
-            remove(old.rename(folder / f"{LEFTOVER}{old.name}"))
+            if state.best is None or old.name != checkpoint_name(state.best):
+                # Renamed first: a process killed while deleting must not leave half a checkpoint with a full
+                # name.
+                remove(old.rename(folder / f"{LEFTOVER}{old.name}"))
     accelerator.wait_for_everyone()
 
 

@@ -19,24 +19,37 @@ from unmask.encoders.base import ImageSize
 from unmask.engine.bad import note_bad
 from unmask.engine.checkpoint import State, checkpoints, load_checkpoint, save_checkpoint
 from unmask.engine.draws import draw_mask
+from unmask.engine.guard import Guard, diverged
 from unmask.engine.launch import speaks
+from unmask.engine.lock import RunLock
 from unmask.engine.log import RunLog, is_logged
 from unmask.engine.machine import Machine, attention, peak_memory_mb
 from unmask.engine.measure import Outcome, Speed, to_host
 from unmask.engine.pictures import save_strip
+from unmask.engine.probes import Probes
 from unmask.engine.progress import ProgressLine
-from unmask.engine.run import Run, continued, require_apart, require_same, saved_recipe, saved_state
+from unmask.engine.run import (
+    Run,
+    continued,
+    require_apart,
+    require_same,
+    require_unchanged,
+    saved_recipe,
+    saved_state,
+)
 from unmask.engine.setup import Job, make_folder, prepare
 from unmask.engine.signals import StopRequest
+from unmask.engine.watch import Watch
 from unmask.errors import UserError
 from unmask.export import save_encoder
+from unmask.load import WEIGHTS
 from unmask.recipes.base import Recipe
 from unmask.recipes.resolve import resolve_recipe
 from unmask.runs import location, read_log
 
 # Of the environment, so that what a run began with is known when it went on elsewhere.
 LOGGED = ("device", "gpu", "processor", "processes", "precision", "compile", "torch")
-MOST_REJECTED = 20  # steps in a row without a finite loss and gradient, after which a run ends
+BEST = "encoder_best.safetensors"
 
 
 def pretrain(
@@ -114,50 +127,67 @@ def pretrain(
 def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, progress: bool) -> Run:
     """Make or reopen the folder, train, hand over."""
     accelerator, main = job.accelerator, job.accelerator.is_main_process
+    probes = Probes(job)
     accelerator.wait_for_everyone()  # every process has looked at the folder before the first one writes
-    if main:
-        make_folder(job, overwrite=overwrite)
-    accelerator.wait_for_everyone()
-    if state.step:
-        load_checkpoint(accelerator, job.ema, checkpoints(job.folder / "checkpoints")[-1])
-        job.loader.bad.update(state.bad)
-    with (
-        StopRequest(told=main) as stop,
-        RunLog(job.folder, step=state.step, written=main) as log,
-        ProgressLine(step=state.step, total=job.total, shown=progress and main) as shown,
-    ):
-        shown.say(_headline(job, state, resumed=resumed))
-        facts = {"data": data, "images": state.images, "steps": job.total}
-        machine = {name: job.environment[name] for name in LOGGED}
-        log.event("resume" if resumed else "start", state.step, **facts, **machine)
-        train(job, state, log, shown, stop)
-        # Here and not in the loop: a run that was killed between its last checkpoint and its encoder has no
-        # step left to do.
-        save(job, state)
-        stopped = state.step < job.total
-        if stopped:
-            assert stop.signal is not None, "only a signal ends the loop early"
-            log.event("stopped", state.step, reason=signal.Signals(stop.signal).name)
-            shown.say(f"Stopped after step {state.step:,}. Go on with the same command and --resume.")
-        else:
-            log.event("end", state.step)
+    with RunLock(job.folder, held=main):
         if main:
-            # Imported late: matplotlib would delay the first step by half a second.
-            from unmask.report import write_report
-
-            shown.say(f"Report: {write_report(job.folder)}")
+            require_unchanged(job.folder, state, resumed=resumed, overwrite=overwrite)
+            make_folder(job, overwrite=overwrite)
+        accelerator.wait_for_everyone()
+        if state.step:
+            load_checkpoint(accelerator, job.ema, checkpoints(job.folder / "checkpoints")[-1])
+            job.loader.bad.update(state.bad)
+        with (
+            StopRequest(told=main) as stop,
+            RunLog(job.folder, step=state.step, written=main) as log,
+            ProgressLine(step=state.step, total=job.total, shown=progress and main) as shown,
+        ):
+            shown.say(_headline(job, state, resumed=resumed))
+            facts = {"data": data, "images": state.images, "steps": job.total}
+            machine = {name: job.environment[name] for name in LOGGED}
+            log.event("resume" if resumed else "start", state.step, **facts, **machine)
+            watch = Watch(job, probes, log, shown)
+            try:
+                train(job, state, log, shown, stop, watch)
+                # Here and not in the loop: a run that was killed between its last checkpoint and its encoder
+                # has no step left to do.
+                save(job, state)
+            except UserError as error:
+                log.event("failed", state.step, reason=str(error))
+                watch.conclude(state.step)
+                _report(job, shown)
+                raise
+            watch.conclude(state.step)
+            stopped = state.step < job.total
+            if stopped:
+                assert stop.signal is not None, "only a signal ends the loop early"
+                log.event("stopped", state.step, reason=signal.Signals(stop.signal).name)
+                shown.say(f"Stopped after step {state.step:,}. Go on with the same command and --resume.")
+            else:
+                log.event("end", state.step)
+            _report(job, shown)
     return Run.of(job.folder, state, total=job.total, interrupted=stop.exit_code if stopped else None)
 
 
-def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRequest) -> None:
+def _report(job: Job, shown: ProgressLine) -> None:
+    if job.accelerator.is_main_process:
+        # Imported late: matplotlib would delay the first step by half a second.
+        from unmask.report import write_report
+
+        shown.say(f"Report: {write_report(job.folder)}")
+
+
+def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRequest, watch: Watch) -> None:
     """Steps from `state.step` on, until the run is complete or a signal comes; `state` is kept up to date.
 
     What was reached is saved now and then, but not at the end.
     """
     batches = job.loader.batches(state.step)
-    speed = Speed(job.recipe.optim.batch_size)
     began = time.perf_counter() - state.seconds
-    rejected = told = 0
+    if not state.step:
+        watch.probe(state)
+    speed, guard = Speed(job.recipe.optim.batch_size), Guard(job)
+    told = 0
     job.model.train()
     while state.step < job.total and not told:
         with speed.waiting():
@@ -167,15 +197,15 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
         state.step += 1
         state.loss, state.seconds = outcome.losses["loss"], time.perf_counter() - began
         if outcome.accepted:
-            rejected = 0
+            guard.accept()
             job.method.after_step(state.step, job.total)
             if job.ema is not None:
                 job.ema.update(job.method, step=state.step)
         else:
-            rejected += 1
-            log.event("rejected", state.step, loss=str(state.loss), grad_norm=str(outcome.norm))
-            if rejected == MOST_REJECTED:
-                raise UserError(_diverged(f"for {MOST_REJECTED} steps in a row, up to step {state.step:,}"))
+            batch = guard.reject(state.step, outcome, views)
+            figures = {"loss": str(state.loss), "grad_norm": str(outcome.norm)}
+            log.event("rejected", state.step, **figures, batch=batch)
+            guard.require_few(state.step)
         logged = is_logged(state.step, job.total)
         note_bad(job, state, log, together=logged or bool(outcome.signal))
         if logged:
@@ -186,8 +216,12 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
             log.step(_line(job, state.step, outcome) | rates)
         if state.step % job.draw_every == 0 or state.step == job.total:
             save_pictures(job, state)
-        if state.step % job.save_every == 0 and state.step < job.total:
+        best = watch.probe(state)
+        if best:
+            save_best(job, state)
+        if best or (state.step % job.save_every == 0 and state.step < job.total):
             save(job, state)
+        watch.look(state.step)
         # Processes stop at the same step: what counts is what all of them saw in its outcome.
         told = outcome.signal or (stop.signal or 0 if job.accelerator.num_processes == 1 else 0)
     stop.signal = told or stop.signal
@@ -240,14 +274,18 @@ def save(job: Job, state: State) -> None:
         UserError: they are not.
     """
     if not get_total_norm(job.result.parameters(), norm_type=math.inf).isfinite():
-        raise UserError(_diverged(f"and neither are the weights since, up to step {state.step:,}"))
-    save_checkpoint(
-        job.accelerator,
-        job.ema,
-        state,
-        job.folder / "checkpoints",
-        keep=job.recipe.checkpoint.keep,
-    )
+        raise UserError(diverged(f"and neither are the weights since, up to step {state.step:,}"))
+    folder, keep = job.folder / "checkpoints", job.recipe.checkpoint.keep
+    save_checkpoint(job.accelerator, job.ema, state, folder, keep=keep)
+    _hand_over(job, state, WEIGHTS)
+
+
+def save_best(job: Job, state: State) -> None:
+    """The encoder that scored best so far, beside the newest one; its checkpoint is kept by `save`."""
+    _hand_over(job, state, BEST)
+
+
+def _hand_over(job: Job, state: State, file: str) -> None:
     if job.accelerator.is_main_process:
         made_by = {"unmask": __version__, "method": job.recipe.method.name, "recipe": job.recipe.name}
         save_encoder(
@@ -256,6 +294,7 @@ def save(job: Job, state: State) -> None:
             mean=job.mean,
             std=job.std,
             made_by={**made_by, "step": state.step},
+            file=file,
         )
 
 
@@ -279,10 +318,3 @@ def _headline(job: Job, state: State, *, resumed: bool) -> str:
     what = f"{recipe.name}, {recipe.encoder.name}, {trained:.1f} M parameters"
     where = f"{state.images:,} images, {length}, {job.machine_name} -> {job.folder}"
     return (f"Going on from step {state.step:,}: " if resumed else "") + f"{what}; {where}"
-
-
-def _diverged(when: str) -> str:
-    return (
-        f"the loss or its gradient was no finite number {when}; such steps are left out. Start anew with a "
-        "smaller --lr, with optim.clip=1, or with --precision fp32."
-    )

@@ -9,6 +9,7 @@ from typing import Any
 from unmask.data import Source
 from unmask.engine.checkpoint import STATE, State, checkpoints, read_state
 from unmask.engine.files import leftovers, remove
+from unmask.engine.lock import LOCK
 from unmask.errors import UserError
 from unmask.recipes.base import Recipe
 from unmask.recipes.build import with_defaults
@@ -26,6 +27,7 @@ MADE = (
     "encoder.json",
     "report.html",
 )
+MADE_SOMETIMES = ("failures", "encoder_best.safetensors", "encoder_best.json")
 MADE_OF_IT = ("export", "reconstructions")
 
 
@@ -73,7 +75,7 @@ def saved_recipe(folder: Path, *, resume: bool, overwrite: bool) -> Recipe | Non
         raise UserError(f"--out {folder} is a file; give the name of a folder that is to be made")
     _require_writable(folder)
     content = set(folder.iterdir()) if folder.is_dir() else set()
-    if not content.difference(leftovers(folder)):
+    if not content.difference(leftovers(folder), {folder / LOCK}):
         return None
     if not (folder / "recipe.json").is_file():
         raise UserError(
@@ -146,8 +148,24 @@ def saved_state(folder: Path, images: int) -> State:
     return state
 
 
+def require_unchanged(folder: Path, state: State, *, resumed: bool, overwrite: bool) -> None:
+    """Once the folder is locked: what was found in it before is still so.
+
+    Raises:
+        UserError: another process has trained there meanwhile.
+    """
+    newest = checkpoints(folder / "checkpoints")[-1:]
+    step = read_state(newest[0]).step if newest else 0
+    begun = (folder / "recipe.json").exists() and not resumed and not overwrite
+    if begun or (resumed and step != state.step):
+        raise UserError(
+            f"--out {folder}: another process has trained there meanwhile. Go on with --resume, or give "
+            "another folder."
+        )
+
+
 def require_same(saved: Recipe, given: Recipe) -> None:
-    """A run goes on with the recipe that it was started with; only how often it saves may change.
+    """A run goes on with the recipe that it was started with; only what it saves and measures may change.
 
     Raises:
         UserError: a contradiction, with both values.
@@ -158,7 +176,7 @@ def require_same(saved: Recipe, given: Recipe) -> None:
     changed = [
         f"{key} is {before.get(key, 'not set')}, not {now.get(key, 'not set')}"
         for key in {**before, **now}
-        if before.get(key) != now.get(key) and not key.startswith("checkpoint.")
+        if before.get(key) != now.get(key) and not key.startswith(("checkpoint.", "probe."))
     ]
     if changed:
         more = f" (and {len(changed) - 4} more)" if len(changed) > 4 else ""
@@ -183,7 +201,7 @@ def clear(folder: Path) -> None:
     """Delete a run from its folder: what a run makes, and nothing else that lies there. The recipe goes last,
     so that the folder stays a run's until all else is gone."""
     tidy(folder)
-    for name in reversed(MADE + MADE_OF_IT):
+    for name in reversed(MADE + MADE_SOMETIMES + MADE_OF_IT):
         remove(folder / name)
 
 

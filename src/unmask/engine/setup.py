@@ -29,7 +29,7 @@ from unmask.engine.optim import build_optimiser, build_scheduler, total_steps
 from unmask.engine.run import clear, tidy
 from unmask.errors import UserError
 from unmask.methods.base import Method
-from unmask.recipes.base import Recipe
+from unmask.recipes.base import Data, Recipe
 from unmask.recipes.build import build_method
 from unmask.runs import read_json
 
@@ -43,6 +43,7 @@ class Job:
     """The parts of one run.
 
     Attributes:
+        augment: how images become crops.
         method: as the paper has it.
         precision: of the forward pass.
         model: the same as Accelerate wraps it, to be called for the losses.
@@ -57,6 +58,7 @@ class Job:
     folder: Path
     recipe: Recipe
     source: Source
+    augment: Augment
     loader: PretrainLoader
     accelerator: Accelerator
     precision: Precision
@@ -126,7 +128,8 @@ def prepare(recipe: Recipe, source: Source, folder: Path, machine: Machine, *, r
     compiled = bool(before.get("compile")) if machine.compile is None else machine.compile
     accelerator = make_accelerator(device, precision, recipe.optim.accumulate)
     workers = default_workers() if machine.workers is None else machine.workers
-    loader = _loader(recipe, source, method, accelerator, workers)
+    augment = _augment(recipe.data)
+    loader = _loader(recipe, source, method, augment, accelerator, workers)
     mean, std = _statistics(recipe)
     method.to(accelerator.device)
     optimiser = build_optimiser(method, recipe.optim)
@@ -141,6 +144,7 @@ def prepare(recipe: Recipe, source: Source, folder: Path, machine: Machine, *, r
         folder=folder,
         recipe=recipe,
         source=source,
+        augment=augment,
         loader=loader,
         accelerator=accelerator,
         precision=precision,
@@ -179,8 +183,28 @@ def _statistics(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
         raise UserError(f"data.{error}") from error
 
 
+def _augment(data: Data) -> Augment:
+    """How the recipe's crops are drawn."""
+    try:
+        return Augment(
+            image_size=data.image_size,
+            crop_scale=data.crop_scale,
+            crop_ratio=data.crop_ratio,
+            flip=data.flip,
+            interpolation=data.interpolation,
+            channels=data.channels,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def _loader(
-    recipe: Recipe, source: Source, method: Method, accelerator: Accelerator, workers: int
+    recipe: Recipe,
+    source: Source,
+    method: Method,
+    augment: Augment,
+    accelerator: Accelerator,
+    workers: int,
 ) -> PretrainLoader:
     """Batches of one optimiser step for this process; accumulated parts are cut from them later, so that they
     do not change which images a step sees."""
@@ -190,16 +214,7 @@ def _loader(
             f"a batch of {recipe.optim.batch_size} images cannot be shared by {accelerator.num_processes} "
             f"processes with optim.accumulate={recipe.optim.accumulate}; use a multiple of {parts}"
         )
-    data = recipe.data
     try:
-        augment = Augment(
-            image_size=data.image_size,
-            crop_scale=data.crop_scale,
-            crop_ratio=data.crop_ratio,
-            flip=data.flip,
-            interpolation=data.interpolation,
-            channels=data.channels,
-        )
         return PretrainLoader(
             source,
             method.views,
@@ -207,7 +222,7 @@ def _loader(
             batch_size=recipe.optim.batch_size // accelerator.num_processes,
             seed=recipe.seed,
             workers=workers,
-            max_bad=data.max_bad,
+            max_bad=recipe.data.max_bad,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
             pin_memory=accelerator.device.type == "cuda",

@@ -100,3 +100,8 @@ class MAE(Method):
         if self.norm_target:
             prediction = restore_statistics(prediction, images, mask)
         return from_patches(prediction, self.encoder.grid, self.encoder.patch_size)
+
+    def loss_of(
+        self, picture: Float[Tensor, "B C H W"], images: Float[Tensor, "B C H W"], mask: Mask
+    ) -> Float[Tensor, ""]:
+        return mask.masked(self.target(picture) - self.target(images)).square().mean()

@@ -117,6 +117,14 @@ class Checkpoint(Section):
     pictures: PositiveInt | None = None  # steps between reconstruction strips; None is ten over the run
 
 
+class Probe(Section):
+    """How the features are measured while a run goes on; does not change its result."""
+
+    every: Annotated[int, Field(ge=0)] | None = None  # epochs; None is up to five times a run; 0 is never
+    data: str | None = None  # labelled folder or archive; None is the run's own images
+    images: PositiveInt | None = None  # that are looked at; None keeps the cost to about 3 % of the run
+
+
 class Recipe(BaseModel):
     """One run: method and encoder with their options, data, optimiser, schedule."""
 
@@ -128,6 +136,7 @@ class Recipe(BaseModel):
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
     checkpoint: Checkpoint = Checkpoint()
+    probe: Probe = Probe()
     seed: Annotated[int, Field(ge=0)] = 0
 
     def to_json(self) -> str:

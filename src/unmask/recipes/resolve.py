@@ -15,7 +15,7 @@ from unmask.recipes import DEFAULTS, RECIPES
 from unmask.recipes.base import Choice, Recipe, explain
 from unmask.recipes.build import options_of, with_defaults
 
-SECTIONS = ("method", "encoder", "data", "optim", "schedule", "checkpoint")
+SECTIONS = ("method", "encoder", "data", "optim", "schedule", "checkpoint", "probe")
 IMAGES_IN_A_DEFAULT_RUN = 4_000_000  # seen in a default run, as far as the bounds on epochs allow
 FEWEST_EPOCHS, MOST_EPOCHS = 100, 800
 KEPT = ("drop_path_rate", "pretrained")  # encoder options that any encoder understands
@@ -175,7 +175,7 @@ def _near(key: str) -> str | None:
     if sections:
         return f"{sections[0]}.{name}"
     known = {option: f"method.{option}" for method in METHODS.values() for option in options_of(method)}
-    for part in ("checkpoint", "schedule", "optim", "data"):
+    for part in ("probe", "checkpoint", "schedule", "optim", "data"):
         field = Recipe.model_fields[part].annotation
         assert isinstance(field, type) and issubclass(field, BaseModel)
         known |= {option: f"{part}.{option}" for option in field.model_fields}

@@ -1,0 +1,257 @@
+"""Probes while a run goes on: what the features are good for so far, and what the loss is worth.
+
+A probe looks at the same images every time, under the same masks, and leaves model and random generators as
+it found them: a run with other probes, or none, trains alike.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from unmask.data import EvaluationLoader, PretrainLoader, Source, Subset, normalise, open_splits, split
+from unmask.engine.files import beside
+from unmask.engine.machine import attention
+from unmask.engine.setup import Job
+from unmask.errors import UserError
+from unmask.recipes.base import Recipe
+from unmask.sheets import neighbour_sheet
+from unmask.spread import effective_rank, spread
+from unmask.trivial import trivial_losses
+
+SHARE = 0.03  # of the images that a run sees: what all its probes together look at
+MOST_PROBES = 5  # beside the one before the first step
+FEWEST_IMAGES, ENOUGH_IMAGES, MOST_IMAGES = 64, 256, 1000  # of a probe
+MOST_BYTES = 256 * 2**20  # of images kept in memory
+CROPS = 64  # on which losses are compared
+FEWEST_IN_A_CLASS = 4  # images on average; folders of fewer are no classes
+BATCH = 64  # images through the encoder at a time
+ONE_COLOUR = 0.02  # of the data's deviation: pixels of one colour deviate by less, a JPEG's noise included
+LINEAR: dict[str, Any] = {"epochs": 30, "lr": 6.4}  # short, at the paper's rate: what counts is its trend
+
+
+def planned(recipe: Recipe, total: int, steps_per_epoch: int) -> tuple[frozenset[int], int]:
+    """(steps after which to probe, images to look at); step 0 shows what random weights give.
+
+    Args:
+        total: optimiser steps of the run.
+    """
+    seen, every = total * recipe.optim.batch_size, recipe.probe.every
+    if every == 0:
+        return frozenset(), 0
+    if every is None:
+        count = max(1, min(MOST_PROBES, int(SHARE * seen / ENOUGH_IMAGES)))
+        steps = {round(total * (index + 1) / count) for index in range(count)}
+    else:
+        steps = {*range(every * steps_per_epoch, total, every * steps_per_epoch), total}
+    affordable = int(SHARE * seen / (len(steps) + 1))
+    images = recipe.probe.images or max(FEWEST_IMAGES, min(MOST_IMAGES, affordable))
+    height, width = recipe.data.image_size
+    return frozenset({0, *steps}), min(images, MOST_BYTES // (height * width * recipe.data.channels))
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a probe looks at.
+
+    Attributes:
+        pixels: [n, C, H, W], whole images, on the CPU; the first `train` of them train classifiers.
+        labels: [n]; None without.
+    """
+
+    pixels: UInt8[Tensor, "n C H W"]
+    labels: Int64[Tensor, " n"] | None
+    train: int
+    classes: int
+
+
+class Probes:
+    """Measures the method of a job as it stands.
+
+    Raises:
+        UserError: `probe.data` cannot be read or has no labels.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._steps, images = planned(job.recipe, job.total, len(job.loader))
+        self._sources = _sources(job, images) if self._steps else ()
+
+    def due(self, step: int) -> bool:
+        return step in self._steps
+
+    def measure(self, step: int) -> dict[str, Any]:
+        """The figures of a probe, plain data; draws `images/neighbours_XXXXXXXX.png`.
+
+        Returns:
+            "probe_loss", of crops that are the same at every probe, that of "trivial" guesses at them and of
+            "chance"; "effective_rank" and "spread" of the features of whole images, "images" of them; the
+            shares of these that are "constant", and "copies" of others; with labels the accuracies "knn" and
+            "linear" with their "standard_error", and the number of "classes". A figure that is not finite is
+            None.
+        """
+        start = time.perf_counter()
+        images = self._images
+        with _undisturbed(self._job):
+            facts = self._losses()
+            features = self._features(images.pixels)
+        facts |= {"images": len(features), **self._looks(images.pixels)}
+        if len(features) > 1 and features.isfinite().all():
+            facts |= {"effective_rank": effective_rank(features.cpu()), "spread": spread(features.cpu())}
+            facts |= _scores(features, images)
+            self._draw(images.pixels, features, step)
+        return {**facts, "seconds": round(time.perf_counter() - start, 2)}
+
+    @cached_property
+    def _images(self) -> Images:
+        """Read once: decoding takes longer than looking."""
+        data = self._job.recipe.data
+        parts: list[Tensor] = []
+        labels: list[Tensor] = []
+        counts = []
+        for source in self._sources:
+            loader = EvaluationLoader(
+                source,
+                data.image_size,
+                batch_size=BATCH,
+                workers=self._job.environment["workers"] if len(source) > 4 * BATCH else 0,
+                channels=data.channels,
+                interpolation=data.interpolation,
+                max_bad=1.0,
+                pin_memory=False,
+            )
+            for pixels, found, _indices in loader:
+                parts.append(pixels)
+                labels += [] if found is None else [found]
+            counts.append(sum(len(part) for part in parts))
+        pixels = torch.cat(parts) if parts else torch.empty(0, data.channels, *data.image_size).byte()
+        labelled = len(counts) == 2 and 0 < counts[0] < counts[1]
+        classes = len(self._sources[0].classes or ()) if labelled else 0
+        return Images(pixels, torch.cat(labels) if labelled else None, counts[0], classes)
+
+    @cached_property
+    def _crops(self) -> dict[str, UInt8[Tensor, "B C H W"]]:
+        """Fresh crops, as in training but of another seed."""
+        job = self._job
+        loader = PretrainLoader(
+            job.source,
+            job.method.views,
+            job.augment,
+            batch_size=min(CROPS, len(job.source)),
+            seed=job.recipe.seed + 1,
+            workers=0,
+            max_bad=1.0,
+            pin_memory=False,
+        )
+        return next(loader.batches())
+
+    def _losses(self) -> dict[str, Any]:
+        """The method's loss, and those that need no learning."""
+        method = self._job.result
+        views = {name: self._job.as_input(name, view) for name, view in self._crops.items()}
+        first = next(iter(views.values()))
+        mask = method.draw(first)
+        # Not by calling it: that would compile it once more, for a mask that is given.
+        loss = float(method.forward(**views, mask=mask)["loss"])
+        return {
+            "probe_loss": loss if math.isfinite(loss) else None,
+            "trivial": trivial_losses(method, first, mask),
+            "chance": method.chance_loss,
+        }
+
+    def _features(self, pixels: UInt8[Tensor, "n C H W"]) -> Float[Tensor, "n D"]:
+        job, encoder = self._job, self._job.result.encoder
+        parts = [
+            encoder(normalise(part.to(job.accelerator.device), job.mean, job.std)).pooled("mean").float()
+            for part in pixels.split(BATCH)
+            if len(part)
+        ]
+        return torch.cat(parts) if parts else torch.empty(0, encoder.dim)
+
+    def _looks(self, pixels: UInt8[Tensor, "n C H W"]) -> dict[str, float]:
+        """Shares of the images that are of one colour, and that are copies of others."""
+        if not len(pixels):
+            return {}
+        job = self._job
+        deviation = torch.cat(
+            [normalise(part, job.mean, job.std).std((2, 3)).amax(1) for part in pixels.split(BATCH)]
+        )
+        different = {image.numpy().tobytes() for image in pixels}
+        constant = (deviation < ONE_COLOUR).float().mean()
+        return {"constant": round(float(constant), 4), "copies": round(1 - len(different) / len(pixels), 4)}
+
+    def _draw(self, pixels: UInt8[Tensor, "n C H W"], features: Float[Tensor, "n D"], step: int) -> None:
+        path = self._job.folder / "images" / f"neighbours_{step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        unfinished = beside(path)
+        neighbour_sheet(pixels, features.cpu()).save(unfinished)
+        unfinished.replace(path)
+
+
+def _sources(job: Job, images: int) -> tuple[Source, ...]:
+    """What to look at: images that train classifiers and others that test them, or, without labels, one."""
+    data, source = job.recipe.probe.data, job.source
+    if data is not None:
+        try:
+            train, validation = open_splits(data)
+        except UserError as error:
+            raise UserError(f"probe.data={data}: {error}") from error
+    elif source.classes is not None and len(source) >= FEWEST_IN_A_CLASS * len(source.classes):
+        train, validation = split(source)
+    else:
+        return (_spread_over(source, images),)
+    share = len(validation) / (len(train) + len(validation))
+    held_out = round(images * min(max(share, 0.4), 0.5))  # more than usual: few images make scores scatter
+    return _spread_over(train, images - held_out), _spread_over(validation, held_out)
+
+
+def _spread_over(source: Source, count: int) -> Subset:
+    """Evenly spread over the files, which are sorted by folder: every class gets its share."""
+    count = min(count, len(source))
+    return Subset(source, [index * len(source) // count for index in range(count)])
+
+
+@contextmanager
+def _undisturbed(job: Job) -> Iterator[None]:
+    """Around what must not change the training: evaluation mode, no gradients, random numbers of its own."""
+    device, method = job.accelerator.device, job.result
+    training = method.training
+    method.eval()
+    try:
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            attention(device, job.precision),
+            job.accelerator.autocast(),
+        ):
+            torch.manual_seed(job.recipe.seed)
+            yield
+    finally:
+        method.train(training)
+
+
+def _scores(features: Float[Tensor, "n D"], images: Images) -> dict[str, Any]:
+    """Accuracies of simple classifiers on the features; nothing without labels."""
+    if images.labels is None:
+        return {}
+    train, validation = features[: images.train], features[images.train :]
+    # Imported late: torchmetrics would delay the first step of a run without labels by two seconds.
+    from unmask.evaluate import knn, linear_probe, score
+
+    labels = images.labels.to(features.device)
+    answers = labels[images.train :]
+    given: tuple[Tensor, Tensor, Tensor] = train, labels[: images.train], validation
+    found = score(knn(*given, classes=images.classes).predictions, answers, images.classes)
+    facts = {"knn": found["top1"], "standard_error": found["standard_error"], "classes": images.classes}
+    with suppress(UserError):  # too few images for one
+        probe = linear_probe(*given, classes=images.classes, **LINEAR)
+        found = score(probe.predictions, answers, images.classes)
+        facts |= {"linear": found["top1"], "standard_error": found["standard_error"]}
+    return facts
