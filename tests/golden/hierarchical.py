@@ -8,7 +8,8 @@ from torch import Tensor
 from tests.golden.official import Case, Quantities, gradients, size, tensors
 from unmask.convert.names import hivit_name, itpn_name, mae_hivit_name
 from unmask.convert.weights import load_official
-from unmask.encoders.hivit import SCALES, HiViT, HiViTEncoder
+from unmask.encoders.hivit import SCALES, HiViT
+from unmask.encoders.hivit_encoder import HiViTEncoder
 from unmask.masking import Mask
 from unmask.methods import ITPN, MAE
 

@@ -5,7 +5,7 @@ import timm
 import torch
 
 from tests.tiny import tiny_encoder, tiny_method
-from unmask.encoders.hivit import HiViTEncoder
+from unmask.encoders.hivit_encoder import HiViTEncoder
 from unmask.encoders.itpn import Pyramid
 from unmask.masking import RandomMask
 from unmask.methods import ITPN

@@ -16,7 +16,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from unmask.encoders.base import DroppingEncoder, Encoder, Features, require_dropping
-from unmask.encoders.hivit import HiViT, HiViTEncoder
+from unmask.encoders.hivit import HiViT
+from unmask.encoders.hivit_encoder import HiViTEncoder
 from unmask.encoders.initialise import initialise
 from unmask.encoders.published import require_weights
 from unmask.encoders.swin import SwinEncoder, fitting_window

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from unmask.decoders import PyramidDecoder
 from unmask.encoders.base import Encoder
-from unmask.encoders.hivit import HiViTEncoder
+from unmask.encoders.hivit_encoder import HiViTEncoder
 from unmask.encoders.itpn import Pyramid
 from unmask.masking import Mask, RandomMask
 from unmask.methods.base import Method
