@@ -41,7 +41,7 @@ class NativeModel:
 
 
 # The only blocks that transformers' models are made of, with a plain MLP inside.
-_BLOCKS: dict[type, type] = {VisionTransformer: vision_transformer.Block, Beit: beit.Block}
+_BLOCKS: dict[type, Any] = {VisionTransformer: vision_transformer.Block, Beit: beit.Block}
 
 # What is called alike in all four; "INSIDE" is the attention proper, which is not.
 _RENAMES = (
@@ -76,7 +76,7 @@ def native_model(encoder: Encoder) -> NativeModel | None:
     """
     model: Any = encoder.model
     if type(model) in _BLOCKS:
-        block: Any = model.blocks[0]
+        block = model.blocks[0]
         if type(block) is not _BLOCKS[type(model)] or type(block.mlp) is not Mlp:
             return None
     if type(model) is VisionTransformer and encoder.prefix == 1 and encoder.has_cls:
