@@ -27,6 +27,8 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
         "swin_tiny_patch4_window7_224",
         {"embed_dim": 12, "depths": (2, 2), "num_heads": (1, 2), "window_size": 4},
     ),
+    "vit_layer_scale": ("vit_tiny_patch16_224", {**CASES["vit"][3], "init_values": 0.1}),
+    "vit_gated": ("vit_giant_patch14_dinov2", {**CASES["vit"][3], "mlp_ratio": 2.0}),
     "beit_shared_bias_square": ("beit_base_patch16_224", CASES["beit_shared_bias"][3]),
 }
 # case -> the model of transformers' own that it becomes, if any
@@ -36,6 +38,8 @@ KINDS = {
     "vit_registers": None,
     "vit_rectangle_grey": "vit",
     "vit_four_channels": "vit",
+    "vit_layer_scale": None,
+    "vit_gated": None,
     "eva_rope": None,
     "beit_bias_each_block": "beit",
     "beit_shared_bias": None,  # a rectangle

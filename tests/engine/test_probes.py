@@ -248,10 +248,11 @@ def test_run_on_constant_images_is_told_so(tmp_path: Path) -> None:
 
 
 HEALTHY: dict[str, dict[str, Any]] = {
-    "mae": {"overrides": {**TINY, "method.norm_target": False}},
+    "mae": {"steps": 400, "overrides": {**TINY, "method.norm_target": False}},
     "mae_normalised": {"overrides": TINY},
     "simmim_vit": {
-        "overrides": {**{key: TINY[key] for key in TINY if "decoder" not in key}, "method.mask_size": 8}
+        "steps": 400,
+        "overrides": {key: TINY[key] for key in TINY if "decoder" not in key} | {"method.mask_size": 8},
     },
     "simmim_swin": {
         "encoder": "swin_tiny_patch4_window7_224",
@@ -263,8 +264,6 @@ HEALTHY: dict[str, dict[str, Any]] = {
         },
     },
 }
-
-
 QUICK = "mae_normalised", "simmim_swin"
 
 
@@ -273,9 +272,9 @@ QUICK = "mae_normalised", "simmim_swin"
 )
 def test_healthy_run_is_called_healthy(smooth: Path, tmp_path: Path, name: str) -> None:
     torch.set_num_threads(1)
-    options = {"encoder": "vit_tiny_patch16_224"} | HEALTHY[name]
+    options = {"encoder": "vit_tiny_patch16_224", "steps": 80} | HEALTHY[name]
     options["overrides"] = options["overrides"] | {"probe.every": None, "schedule.warmup_epochs": 1}
-    usual: dict[str, Any] = {"image_size": (32, 32), "batch_size": 8, "steps": 80, "lr": 3e-3, "workers": 0}
+    usual: dict[str, Any] = {"image_size": (32, 32), "batch_size": 8, "lr": 3e-3, "workers": 0}
     method, out = name.partition("_")[0], tmp_path / "run"
     pretrain(method, data=smooth, out=out, device="cpu", progress=False, **usual, **options)
     verdict = lines(out)[-2]

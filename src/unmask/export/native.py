@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers import Mlp
+from timm.models import beit, vision_transformer
 from timm.models.beit import Beit
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
@@ -37,6 +39,9 @@ class NativeModel:
     options: dict[str, Any]
     tensors: dict[str, Tensor]
 
+
+# The only blocks that transformers' models are made of, with a plain MLP inside.
+_BLOCKS: dict[type, Any] = {VisionTransformer: vision_transformer.Block, Beit: beit.Block}
 
 # What is called alike in all four; "INSIDE" is the attention proper, which is not.
 _RENAMES = (
@@ -70,14 +75,16 @@ def native_model(encoder: Encoder) -> NativeModel | None:
     Options that its model lacks (LayerScale in a ViT, a norm in front) may be lost: the features tell.
     """
     model: Any = encoder.model
+    if type(model) in _BLOCKS:
+        block = model.blocks[0]
+        if type(block) is not _BLOCKS[type(model)] or type(block.mlp) is not Mlp:
+            return None
     if type(model) is VisionTransformer and encoder.prefix == 1 and encoder.has_cls:
         options = {**_transformer(encoder), "pooler_act": "linear", "pooler_output_size": encoder.dim}
         tensors = dict(_renamed(model, inside="attention"))
         # Its pooler is a layer on the class token; the identity makes it hand over the token itself.
-        tensors["pooler.dense.weight"], tensors["pooler.dense.bias"] = (
-            torch.eye(encoder.dim),
-            torch.zeros(encoder.dim),
-        )
+        tensors["pooler.dense.weight"] = torch.eye(encoder.dim)
+        tensors["pooler.dense.bias"] = torch.zeros(encoder.dim)
         return NativeModel("vit", "ViTModel", options, tensors)
     if type(model) is Beit and encoder.grid[0] == encoder.grid[1]:  # it mixes up the sides of a rectangle
         bias_table = ".attention.attention.relative_position_bias.relative_position_bias_table"
