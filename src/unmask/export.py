@@ -33,7 +33,7 @@ from safetensors.torch import load_file
 model = timm.create_model({arguments})
 model.load_state_dict(load_file({file!r}), strict=True)
 model.eval()
-# images: [B, {channels}, {height}, {width}] in 0..1, then (images - mean) / std, channel by channel:
+# images: [B, {channels}, {height}, {width}]{unit}, then (images - mean) / std, channel by channel:
 mean, std = {mean}, {std}
 # features = model.forward_features(images)
 """
@@ -45,6 +45,7 @@ def save_encoder(
     *,
     mean: Sequence[float],
     std: Sequence[float],
+    bits: int = 8,
     made_by: dict[str, Any],
     file: str = WEIGHTS,
 ) -> Path:
@@ -54,6 +55,7 @@ def save_encoder(
         folder: made if it is missing; files of the same names are replaced.
         mean: of pixels in 0..1, one for each channel: what the encoder was trained with.
         std: likewise.
+        bits: of a channel of the images; with 32, mean and std are of the numbers as they are.
         made_by: provenance, plain data: method, recipe, step, version.
         file: name of the weights, ending in `.safetensors`; the card is called alike.
     """
@@ -65,6 +67,7 @@ def save_encoder(
         "channels": encoder.channels,
         "mean": [float(value) for value in mean],
         "std": [float(value) for value in std],
+        "bits": bits,
         "patch_size": encoder.patch_size,
         "stride": encoder.stride,
         "dim": encoder.dim,
@@ -115,6 +118,7 @@ def export(run: str | Path, *, to: str, out: str | Path | None = None) -> Path:
         target.parent,
         mean=card["mean"],
         std=card["std"],
+        bits=card.get("bits", 8),
         made_by=card.get("made_by", {}),
         file=target.name,
     )
@@ -175,6 +179,7 @@ def _snippet(card: dict[str, Any], file: str) -> str:
         channels=card["channels"],
         height=height,
         width=width,
+        unit=" in 0..1" if card["bits"] != 32 else ", the numbers as the files hold them",
         mean=card["mean"],
         std=card["std"],
     )

@@ -40,7 +40,7 @@ def evaluate(
     kind: str,
     run_or_name: str | Path | Encoder,
     *,
-    data: str | Path,
+    data: Any,
     pool: str = "mean",
     layer: int | None = None,
     image_size: ImageSize | None = None,
@@ -64,7 +64,8 @@ def evaluate(
             "random:NAME" (random weights), "pixels", or an encoder (normalised by ImageNet's statistics).
         data: a folder or archive with `train` and `validation` (or `val`, `test`), each with a folder for
             every class; or with class folders only, of which a fifth of the images then validates, always
-            the same ones.
+            the same ones; a table (.csv) with the columns path, label and perhaps split; a Python dataset
+            of (image, label), or a dictionary of two.
         pool: "mean" over the patches, or "cls", the class token.
         layer: features are the raw output of this block; None is the last one's after the final norm.
         image_size: height and width in pixels; None is what the encoder was trained with.
@@ -101,6 +102,7 @@ def evaluate(
         extractors,
         image_size=subject.image_size,
         channels=subject.channels,
+        bits=subject.bits,
         batch_size=batch_size,
         workers=_workers(workers, len(train), batch_size),
         device=device,

@@ -3,19 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from unmask.data import EvaluationLoader, Source, labels_of, normalise
+from unmask.data.arrays import Bits
 from unmask.encoders import Encoder
 from unmask.errors import UserError
 
 PIXELS_SIDE = 32
 
-# One vector for each image of a batch of 8-bit images.
-Extractor = Callable[[UInt8[Tensor, "B C H W"]], Float[Tensor, "B D"]]
+# One vector for each image of a batch, of 8, 16 or 32 bits.
+Extractor = Callable[[Shaped[Tensor, "B C H W"]], Float[Tensor, "B D"]]
 
 
 def features_of(
@@ -38,7 +39,7 @@ def features_of(
     encoder.eval()
     check_choice(encoder, pool=pool, layer=layer)
 
-    def vectors(images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+    def vectors(images: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         take = () if layer is None else (layer,)
         features = encoder(normalise(images, mean, std), take=take)
         if layer is None:
@@ -63,7 +64,7 @@ def check_choice(encoder: Encoder, *, pool: str, layer: int | None) -> None:
         raise UserError(str(error)) from error
 
 
-def pixels(images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+def pixels(images: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
     """The image itself, averaged down to 32 x 32 and normalised by ImageNet's statistics: the baseline that
     any learned feature should beat."""
     small = torch.nn.functional.interpolate(normalise(images), size=(PIXELS_SIDE, PIXELS_SIDE), mode="area")
@@ -77,6 +78,7 @@ def extract(
     *,
     image_size: tuple[int, int],
     channels: int = 3,
+    bits: Bits = 8,
     batch_size: int = 64,
     workers: int = 0,
     device: str = "cpu",
@@ -95,7 +97,9 @@ def extract(
         UserError: the source has no labels, or too many files cannot be read.
     """
     labels_of(source)
-    loader = EvaluationLoader(source, image_size, batch_size=batch_size, workers=workers, channels=channels)
+    loader = EvaluationLoader(
+        source, image_size, batch_size=batch_size, workers=workers, channels=channels, bits=bits
+    )
     found: dict[str, list[Tensor]] = {name: [] for name in extractors}
     labels: list[Tensor] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -103,9 +107,9 @@ def extract(
         task = bar.add_task(description, total=len(source))
         for images, batch_labels, _ in loader:
             assert batch_labels is not None  # labels_of has seen them
-            images = images.to(device, non_blocking=True)
             if mirror:
                 images = images.flip(-1)
+            images = images.to(device, non_blocking=True)
             for name, extractor in extractors.items():
                 found[name].append(extractor(images).float().cpu())
             labels.append(batch_labels)
