@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unmask.check import check
     from unmask.encoders import ENCODERS
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
@@ -23,6 +24,7 @@ __all__ = [
     "ENCODERS",
     "METHODS",
     "RECIPES",
+    "check",
     "evaluate",
     "export",
     "load_encoder",
@@ -34,6 +36,7 @@ _HOMES = {
     "ENCODERS": "unmask.encoders",
     "METHODS": "unmask.methods",
     "RECIPES": "unmask.recipes",
+    "check": "unmask.check",
     "evaluate": "unmask.evaluate",
     "export": "unmask.export",
     "load_encoder": "unmask.load",

@@ -18,6 +18,7 @@ from unmask.errors import UserError
 from unmask.options import (
     Baselines,
     BatchSize,
+    CheckedRecipe,
     Checkpointing,
     Compile,
     Data,
@@ -37,6 +38,7 @@ from unmask.options import (
     Resume,
     Run,
     RunFolder,
+    Sample,
     Seed,
     Settings,
     Size,
@@ -134,6 +136,56 @@ def pretrain(
     )
     if run.interrupted is not None:
         raise typer.Exit(run.interrupted)
+
+
+@app.command()
+def check(
+    data: Data,
+    method_or_recipe: CheckedRecipe = "mae",
+    settings: Settings = None,
+    json: Json = None,
+    sample: Sample = 2000,
+    speed: Annotated[
+        bool, typer.Option("--speed/--no-speed", help="Measure the loader against the model.")
+    ] = True,
+    encoder: EncoderName = None,
+    image_size: Size = None,
+    epochs: Epochs = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    workers: Workers = None,
+    compile: Compile = None,
+    checkpointing: Checkpointing = False,
+) -> None:
+    """Look at data and speed before a run: bad, double, small pictures; images a second; hours."""
+    from unmask.check import check, page
+
+    given = list(settings or [])
+    if "=" in method_or_recipe:  # the first of the settings, of the default method
+        given, method_or_recipe = [method_or_recipe, *given], "mae"
+    result = check(
+        data,
+        method_or_recipe,
+        sample=sample or None,
+        speed=speed,
+        encoder=encoder,
+        image_size=image_size,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        precision=precision,
+        workers=workers,
+        compile=compile,
+        checkpointing=checkpointing,
+        overrides=key_values(given),
+        json=json,
+    )
+    Console().print(page(result))
 
 
 @evaluate_app.command("knn")

@@ -41,9 +41,7 @@ class Data(Section):
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
     normalisation: Literal["imagenet", "measure"] | None = None
     # where mean and std come from if they are not given; None: ImageNet's for RGB of 8 bits, else measured
-    mean: tuple[float, ...] | None = (
-        None  # a channel, of pixels in [0, 1] (32 bits: of the numbers as they are)
-    )
+    mean: tuple[float, ...] | None = None  # a channel, of pixels in [0, 1] unless bits is 32
     std: tuple[float, ...] | None = None
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of unreadable images that ends the run
 
