@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
@@ -136,9 +137,8 @@ def _noise(job: Job, size: int) -> dict[str, Tensor]:
         name: (size, data.channels, *(scaled(side, view.scale) for side in data.image_size))
         for name, view in job.method.views.items()
     }
-    top = {8: 256, 16: 2**16, 32: 2}[data.depth]
-    kind = torch.from_numpy(DTYPES[data.depth](0)[None]).dtype if data.depth != 8 else torch.uint8
-    return {name: torch.randint(top, shape).to(kind) for name, shape in shapes.items()}
+    kind = torch.from_numpy(np.zeros(1, DTYPES[data.depth])).dtype
+    return {name: torch.randint(256, shape).to(kind) for name, shape in shapes.items()}
 
 
 def _rate(do: Callable[[], object]) -> float:

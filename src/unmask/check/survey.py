@@ -151,7 +151,7 @@ def compare(names: Sequence[str], thumbnails: Float[NDArray, "n C s s"]) -> tupl
         a, b = group[rest[first]], group[rest[second]]
         group[group == max(a, b)] = min(a, b)
     groups: dict[int, list[str]] = defaultdict(list)
-    for index in rest:
+    for index in rest.tolist():
         groups[int(group[index])].append(names[index])
     return blank, [members for members in groups.values() if len(members) > 1]
 

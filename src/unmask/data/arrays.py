@@ -130,7 +130,7 @@ def resize(pixels: Pixels, size: tuple[int, int], interpolation: Interpolation) 
         height, width = pixels.shape[:2]
         return resize_box(pixels, (0, 0, width, height), size, interpolation)
     # PyTorch's antialiased resize of bytes is Pillow's to within one grey level, four times as fast.
-    planes = rearrange(torch.from_numpy(np.ascontiguousarray(pixels)), "h w c -> 1 c h w")
+    planes = rearrange(torch.from_numpy(np.array(pixels, order="C")), "h w c -> 1 c h w")
     deep = planes if pixels.dtype == np.uint8 else planes.float()
     resized = torch.nn.functional.interpolate(deep, size=size, mode=interpolation, antialias=True)[0]
     # Bicubic filters overshoot at edges; 16-bit numbers would wrap around.
