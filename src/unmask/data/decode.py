@@ -131,7 +131,8 @@ def _is_jpeg(image: Image.Image) -> bool:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        orientation = int(image.getexif().get(_ORIENTATION, 1))
+        return orientation if orientation in _UPRIGHT else 1
     except Exception:  # damaged EXIF says nothing about the pixels, which may be sound
         return 1
 

@@ -176,7 +176,8 @@ def pick_images(names: Iterable[str]) -> tuple[list[str], int]:
 
 def visible(name: str) -> bool:
     """Whether an archive's entry is neither hidden nor one of macOS' shadows of files."""
-    return not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+    parts = [part for part in name.split("/") if part != ".."]
+    return not any(part.startswith((".", "__MACOSX")) for part in parts)
 
 
 def require_images(path: Path, names: list[str], others: int) -> None:
