@@ -12,17 +12,19 @@ from unmask.data.files import Content
 from unmask.data.native import (
     BITS_PER_SAMPLE,
     NPY,
-    PNG,
     SAMPLES_PER_PIXEL,
     TIFF,
     channels_last,
+    is_deep_png,
     open_lazily,
     read_native,
     read_npy,
     tiff_pages,
 )
 
-SAMPLE_FORMAT = 339  # tag of a TIFF: 1 is unsigned
+WIDTH, HEIGHT, ORIENTATION, SAMPLE_FORMAT = 256, 257, 274, 339  # tags of a TIFF
+UNSIGNED = 1  # sample format
+TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
 
 
@@ -69,9 +71,8 @@ def look(content: Content) -> Facts:
         return _of_array(read_npy(content))
     if content.startswith(TIFF):
         return _of_tiff(content)
-    image = open_lazily(content)
-    facts = _of_image(image)
-    if not content.startswith(PNG) or content[24:25] != b"\x10":
+    facts = _of_image(open_lazily(content))
+    if not is_deep_png(content):
         return facts
     channels = PNG_CHANNELS.get(content[25], 1)
     width, height = facts.width, facts.height
@@ -120,13 +121,17 @@ def _of_tiff(content: bytes) -> Facts:
     facts = _of_image(image)
     tags: Any = image.tag_v2  # type: ignore[attr-defined]  # of TIFF images only
     samples, depth = tags.get(SAMPLES_PER_PIXEL, 1), max(tags.get(BITS_PER_SAMPLE, (1,)))
-    unsigned = max(tags.get(SAMPLE_FORMAT, (1,))) == 1
+    unsigned = max(tags.get(SAMPLE_FORMAT, (UNSIGNED,))) == UNSIGNED
     bits: Bits = 8 if depth <= 8 else 16 if depth <= 16 and unsigned else 32
+    # Of these Pillow knows the upright size before it has read the pixels, or only then, as its version is.
+    width, height = int(tags[WIDTH]), int(tags[HEIGHT])
+    if tags.get(ORIENTATION, 1) in TURNED:
+        width, height = height, width
     named = samples == len(image.getbands()) or image.mode == "P"
     return Facts(
         format="TIFF",
-        width=facts.width,
-        height=facts.height,
+        width=width,
+        height=height,
         channels=facts.channels if named else samples,
         alpha=facts.alpha and named,
         pages=tiff_pages(image) if samples == 1 else 1,

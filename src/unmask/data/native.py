@@ -10,18 +10,18 @@ import zlib
 from typing import Any
 
 import numpy as np
-import torch
 from einops import rearrange
 from jaxtyping import Shaped
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torchvision.io import ImageReadMode, decode_image
 
 from unmask.data.decode import FORMATS, MAX_PIXELS, DecodeError, open_image
 
 NPY, PNG = b"\x93NUMPY", b"\x89PNG\r\n\x1a\n"
 TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 BITS_PER_SAMPLE, SAMPLES_PER_PIXEL = 258, 277  # tags of a TIFF
+GREY = 0  # colour type of a PNG
+EXTRA = "pip install 'unmask[deep]' (data.bits=8 does without)"
 NUMBERS = "buif"  # kinds of arrays that are pictures: logical, unsigned, signed, floating point
 
 Pixels = Shaped[NDArray, "H W C"]
@@ -41,9 +41,14 @@ def read_native(data: bytes, channels: int) -> Pixels:
         return channels_last(read_npy(data), channels)
     if data.startswith(TIFF):
         return _read_tiff(data, channels)
-    if data.startswith(PNG) and data[24:25] == b"\x10":
+    if is_deep_png(data) and data[25] != GREY:
         return without_alpha(_read_deep_png(data), channels)
     return from_image(open_image(data), channels)
+
+
+def is_deep_png(data: bytes) -> bool:
+    """Whether it is a PNG of 16 bits a channel."""
+    return data.startswith(PNG) and data[24:25] == b"\x10"
 
 
 def open_lazily(data: bytes) -> Image.Image:
@@ -149,15 +154,16 @@ def _colour_mode(image: Image.Image) -> str:
 
 
 def _read_deep_png(data: bytes) -> Pixels:
-    """A PNG of 16 bits a channel, of which Pillow keeps the upper 8 if it is coloured."""
+    """A PNG of 16-bit colour, of which Pillow keeps the upper 8 bits."""
     require_size(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
     try:
-        tensor = decode_image(
-            torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED, True
-        )
-    except RuntimeError as error:
-        raise DecodeError(f"a damaged 16-bit PNG ({str(error).splitlines()[0]})") from error
-    return rearrange(tensor.numpy(), "c h w -> h w c")
+        import imagecodecs
+    except ImportError as error:
+        raise DecodeError(f"16-bit colour needs the package imagecodecs: {EXTRA}") from error
+    try:
+        return np.atleast_3d(imagecodecs.png_decode(data))
+    except Exception as error:  # as with Pillow: damage shows in any way
+        raise DecodeError(f"a damaged PNG of 16-bit colour ({error})") from error
 
 
 def _read_tiff(data: bytes, channels: int) -> Pixels:
@@ -204,8 +210,7 @@ def _read_by_tifffile(data: bytes, reason: DecodeError | None) -> Pixels:
     except ImportError:
         raise DecodeError(
             (f"{reason}; " if reason else "")
-            + "this kind of TIFF (many channels, or 16-bit colour) needs the package tifffile: "
-            "pip install 'unmask[tiff]'"
+            + f"a TIFF of many channels, or of 16-bit colour, needs the package tifffile: {EXTRA}"
         ) from reason
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
