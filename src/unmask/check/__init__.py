@@ -1,8 +1,10 @@
 """Pre-flight: look at the data and at the speed before a long run, and say what is wrong in plain words."""
 
 import json as jsonlib
+import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from unmask.check.pace import Pace, measure_pace
 from unmask.check.result import CheckResult, Finding
 from unmask.check.survey import Survey, survey
 from unmask.check.words import findings, page
-from unmask.data import Source, open_source
+from unmask.data import PretrainLoader, Source, open_source
 from unmask.data.statistics import Statistics, measure
 from unmask.encoders.base import ImageSize
 from unmask.engine.files import write_text
@@ -75,7 +77,8 @@ def check(
         seed=seed,
         overrides=overrides,
     )
-    recipe, trouble = _settled(asked, source)
+    with _quiet():
+        recipe, trouble = _settled(asked, source)
     found = _survey(source, recipe, sample, progress=progress)
     if len(found.bad) == found.looked_at:
         name, reason = next(iter(found.bad.items()))
@@ -88,13 +91,16 @@ def check(
         machine = Machine(
             device=device, precision=precision, workers=workers, compile=compile, checkpointing=checkpointing
         )
-        pace, trouble = _pace(recipe, source, machine, progress=progress)
+        with _quiet():
+            pace, trouble = _pace(recipe, source, machine, progress=progress)
+    with _quiet():
+        statistics = _statistics(recipe, source)
     result = CheckResult(
         data=location(data if isinstance(data, str | Path) else source),
         recipe=recipe,
         survey=found,
         classes=_classes(source),
-        statistics=_statistics(recipe, source),
+        statistics=statistics,
         pace=pace,
         findings=list(findings(found, recipe, pace, trouble)),
     )
@@ -143,6 +149,18 @@ def _statistics(recipe: Recipe, source: Source) -> Statistics | None:
         )
     except UserError:  # other channels than the recipe's: said elsewhere
         return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Bad files were told once; the loaders need not name them again."""
+    loader = logging.getLogger(PretrainLoader.__module__)
+    level = loader.level
+    loader.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        loader.setLevel(level)
 
 
 def _classes(source: Source) -> dict[str, int] | None:
