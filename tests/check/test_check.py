@@ -73,6 +73,7 @@ def test_everything_that_is_odd_is_found(mixed: Path) -> None:
     }
     assert [ends(group) for group in found.copies] == [["00.png", "copy.png"]]
     assert [ends(group) for group in found.alike] == [["00.png", "again.jpg"]]
+    assert [ends(group) for group in found.disagreeing] == [["00.png", "copy.png"], ["00.png", "again.jpg"]]
     assert ends(found.small) == ["small.png"]
     assert ends(found.narrow) == ["narrow.png"]
     assert ends(found.blank) == ["blank.png"]
@@ -85,6 +86,7 @@ def test_everything_that_is_odd_is_found(mixed: Path) -> None:
         "1 of 26 pictures (3.8%) cannot be read; a run skips them.",
         "1 picture is an exact copy of another (a/00.png = b/copy.png).",
         "1 picture looks like another (a/00.png = b/again.jpg).",
+        "2 groups of such pictures have different labels",
         "1 picture is smaller than 32 × 32 and will be enlarged (b/small.png).",
         "1 picture is more than four times as long as wide",
         "1 picture of one colour",

@@ -41,6 +41,7 @@ class Survey:
         unfit: that cannot have the channels of the recipe.
         copies: groups of files with the same bytes.
         alike: groups of pictures that differ by less than their noise, copies left out.
+        disagreeing: of both, the groups whose members have different labels.
         small: with a side shorter than the run's images.
         narrow: with one side more than four times as long as the other.
         blank: of one colour.
@@ -56,6 +57,7 @@ class Survey:
     unfit: list[str]
     copies: list[list[str]]
     alike: list[list[str]]
+    disagreeing: list[list[str]]
     small: list[str]
     narrow: list[str]
     blank: list[str]
@@ -99,6 +101,7 @@ def survey(
     repeated = {name for names in copies for name in names[1:]}
     kept = [name for name in thumbnails if name not in repeated]
     blank, alike = compare(kept, np.stack([thumbnails[name] for name in kept])) if kept else ([], [])
+    classes = {source.name(int(index)): source.labels[index] for index in chosen} if source.labels else {}
     height, width = data.image_size
     return Survey(
         images=len(source),
@@ -111,6 +114,9 @@ def survey(
         unfit=[name for name in facts if name not in thumbnails],
         copies=copies,
         alike=alike,
+        disagreeing=[
+            names for names in copies + alike if len({classes[name] for name in names if classes}) > 1
+        ],
         small=[name for name, one in facts.items() if one.width < width or one.height < height],
         narrow=[name for name, one in facts.items() if _ratio(one) > NARROW],
         blank=blank,

@@ -39,6 +39,10 @@ def findings(survey: Survey, recipe: Recipe, pace: Pace | None, trouble: str | N
         extra = sum(len(names) - 1 for names in survey.alike)
         verb = "looks like another" if extra == 1 else "look like others"
         yield Finding("watch", f"{_pictures(extra)} {verb} ({_groups(survey.alike)}).")
+    if survey.disagreeing:
+        count = len(survey.disagreeing)
+        them = "A group of such pictures has" if count == 1 else f"{count:,} groups of such pictures have"
+        yield Finding("watch", f"{them} different labels ({_groups(survey.disagreeing)}).")
     if survey.small:
         yield _small(survey, recipe.data)
     if survey.narrow:
