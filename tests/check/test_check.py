@@ -83,14 +83,14 @@ def test_everything_that_is_odd_is_found(mixed: Path) -> None:
     assert result.pace is None
     text = re.sub(r"\s+", " ", shown(result))
     for sentence in (
-        "1 of 26 pictures (3.8%) cannot be read; a run skips them.",
+        "1 of 26 pictures (3.8%) cannot be read; a run skips it.",
         "1 picture is an exact copy of another (a/00.png = b/copy.png).",
         "1 picture looks like another (a/00.png = b/again.jpg).",
         "2 groups of such pictures have different labels",
         "1 picture is smaller than 32 × 32 and will be enlarged (b/small.png).",
         "1 picture is more than four times as long as wide",
-        "1 picture of one colour",
-        "2 classes of 5 to 21 images",
+        "1 picture is of one colour",
+        "2 classes of 5 to 21 images each",
     ):
         assert sentence in text
     assert sorted(mixed.rglob("*")) == before

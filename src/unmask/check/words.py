@@ -54,7 +54,7 @@ def findings(survey: Survey, recipe: Recipe, pace: Pace | None, trouble: str | N
     if survey.blank:
         yield Finding(
             "watch",
-            f"{_pictures(survey.blank)} of one colour, which nothing can be learned from "
+            f"{_pictures(survey.blank)} {_are(survey.blank)} of one colour: there is nothing to learn from "
             f"({_names(survey.blank)}).",
         )
     if trouble is not None:
@@ -71,7 +71,9 @@ def _readable(survey: Survey, data: Data) -> Finding:
     reasons = "; ".join(f"{name}: {reason}" for name, reason in list(survey.bad.items())[:NAMED])
     too_many = share > max(data.max_bad, min(10 / looked_at, 1 / 4) if data.max_bad else 0)
     consequence = (
-        f"a run would stop, as data.max_bad allows {data.max_bad:.0%}" if too_many else "a run skips them"
+        f"a run would stop, as data.max_bad allows {data.max_bad:.0%}"
+        if too_many
+        else "a run skips " + ("it" if len(survey.bad) == 1 else "them")
     )
     return Finding(
         "bad" if too_many else "watch",
@@ -169,21 +171,22 @@ def _normalisation(data: Data, measured: Statistics) -> str:
         f"{name} {', '.join(f'{value:.3g}' for value in values)}"
         for name, values in (("mean", measured.mean), ("std", measured.std))
     )
-    used = {"imagenet": "ImageNet's is used", "measure": "which is used"}.get(
-        data.normalisation or "", "the recipe's own is used"
+    used = {"imagenet": "the run uses ImageNet's", "measure": "which the run uses"}.get(
+        data.normalisation or "", "the run uses the recipe's own"
     )
-    return f"{numbers} measured on {measured.images:,}; {used}"
+    return f"{numbers} (of {measured.images:,}); {used}"
 
 
 def _classes(classes: dict[str, int] | None) -> str:
     if classes is None:
         return "none (not needed to pre-train)"
     counts = sorted(classes.values())
-    return f"{len(counts):,} classes of {counts[0]:,} to {counts[-1]:,} images (median {median(counts):,.0f})"
+    spread = f"{counts[0]:,} to {counts[-1]:,} images each, median {median(counts):,.0f}"
+    return f"{len(counts):,} classes of {spread}"
 
 
 def _counts(counts: dict[str, int]) -> str:
-    shown = [f"{name} {count:,}" for name, count in list(counts.items())[:6]]
+    shown = [f"{count:,} {name}" for name, count in list(counts.items())[:6]]
     return "; ".join([*shown, *([f"{len(counts) - 6} more"] if len(counts) > 6 else [])])
 
 
