@@ -1,6 +1,8 @@
 """A Python dataset is a source like any other, whatever form its items have."""
 
 import io
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -176,6 +178,13 @@ def test_hugging_face_datasets(decoded) -> None:
     assert torch.equal(images(data), images(PIXELS))
     parts = datasets.DatasetDict({"train": data, "validation": data.select(range(4))})
     assert [len(part) for part in open_splits(parts)] == [12, 4]
+
+
+def test_a_module_of_ones_own_may_be_called_datasets(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", types.ModuleType("datasets"))
+    assert len(open_source([PIXELS[0]])) == 1
+    with pytest.raises(UserError, match="is a int"):
+        open_source(7)
 
 
 def test_deep_arrays_keep_their_depth() -> None:

@@ -12,7 +12,6 @@ from einops import rearrange
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 from torch.utils.data import Subset as TorchSubset
-from torchvision.datasets import CIFAR10, MNIST, DatasetFolder
 
 from unmask.data.decode import DecodeError
 from unmask.data.files import Content, Source, numbered, read_file
@@ -91,7 +90,8 @@ def _count(data: Any) -> int:
         )
     if isinstance(data, IterableDataset):
         raise UserError("The data is an IterableDataset, which has no numbers; give a map-style Dataset.")
-    known = isinstance(data, Sequence | np.ndarray | torch.Tensor | Dataset) or _is_hugging_face(data)
+    known = isinstance(data, Sequence | np.ndarray | torch.Tensor | Dataset)
+    known = known or _is_of(data, "datasets", "Dataset")
     if not known or isinstance(data, bytes):
         raise UserError(f"The data is a {type(data).__name__}; it must be {KINDS}, or a path.")
     try:
@@ -103,10 +103,11 @@ def _count(data: Any) -> int:
     return count
 
 
-def _is_hugging_face(data: Any) -> bool:
-    """Whether it is a Hugging Face dataset; if it is, their package has been imported."""
-    package = sys.modules.get("datasets")
-    return package is not None and isinstance(data, package.Dataset)
+def _is_of(data: Any, package: str, *names: str) -> bool:
+    """Whether it is an instance of a class of a package, which has been imported then; that it need not be
+    imported here keeps the start of every program, and its workers, light."""
+    known = vars(sys.modules[package]) if package in sys.modules else {}  # maybe somebody's own `datasets`
+    return isinstance(data, tuple(known[name] for name in names if name in known))
 
 
 def _parts(item: Any) -> tuple[Any, Any]:
@@ -147,14 +148,14 @@ def _ready_labels(data: Any) -> tuple[list[Any], list[str] | None] | None:
     if isinstance(data, TorchSubset):
         inner = _ready_labels(data.dataset)
         return None if inner is None else ([inner[0][index] for index in data.indices], inner[1])
-    if isinstance(data, DatasetFolder | CIFAR10 | MNIST):
+    if _is_of(data, "torchvision.datasets", "DatasetFolder", "CIFAR10", "MNIST"):
         return [int(target) for target in data.targets], list(data.classes)
-    if _is_hugging_face(data):
+    if _is_of(data, "datasets", "Dataset"):
         column = next((name for name in LABELS if name in data.features), None)
         if column is None:
             return None
         feature = data.features[column]
-        names = list(feature.names) if isinstance(feature, sys.modules["datasets"].ClassLabel) else None
+        names = list(feature.names) if _is_of(feature, "datasets", "ClassLabel") else None
         return list(data[column]), names
     if isinstance(data, list | tuple):
         labels = [_parts(item)[1] for item in data]

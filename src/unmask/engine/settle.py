@@ -79,8 +79,8 @@ def _sample(source: Source) -> list[Facts]:
 
 
 def _depth(facts: Sequence[Facts]) -> Bits:
-    deep = [bits for bits in (32, 16) if 2 * sum(one.bits >= bits for one in facts) >= len(facts) > 0]
-    return 32 if 32 in deep else 16 if deep else 8
+    deep: tuple[Bits, Bits] = (32, 16)
+    return next((bits for bits in deep if 2 * sum(one.bits >= bits for one in facts) >= len(facts) > 0), 8)
 
 
 def _require_channels(facts: Sequence[Facts], channels: int) -> None:
