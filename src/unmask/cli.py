@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from unmask import __version__
+from unmask.cli_check import check
 from unmask.errors import UserError
 from unmask.options import (
     Baselines,
     BatchSize,
-    CheckedRecipe,
     Checkpointing,
     Compile,
     Data,
@@ -38,13 +38,13 @@ from unmask.options import (
     Resume,
     Run,
     RunFolder,
-    Sample,
     Seed,
     Settings,
     Size,
     Steps,
     Subject,
     Workers,
+    key_values,
 )
 
 app = typer.Typer(
@@ -59,19 +59,7 @@ evaluate_app = typer.Typer(
     no_args_is_help=True, help="How useful frozen features are: k-nearest neighbours, linear probe."
 )
 app.add_typer(evaluate_app, name="evaluate")
-
-
-def key_values(settings: list[str]) -> dict[str, str]:
-    """The KEY=VALUE arguments."""
-    pairs = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise UserError(
-                f"{setting!r} is no setting: settings are KEY=VALUE, for instance method.mask_ratio=0.6"
-            )
-        pairs[key] = value
-    return pairs
+app.command()(check)
 
 
 def show_version(wanted: bool) -> None:
@@ -136,56 +124,6 @@ def pretrain(
     )
     if run.interrupted is not None:
         raise typer.Exit(run.interrupted)
-
-
-@app.command()
-def check(
-    data: Data,
-    method_or_recipe: CheckedRecipe = "mae",
-    settings: Settings = None,
-    json: Json = None,
-    sample: Sample = 2000,
-    speed: Annotated[
-        bool, typer.Option("--speed/--no-speed", help="Measure the loader against the model.")
-    ] = True,
-    encoder: EncoderName = None,
-    image_size: Size = None,
-    epochs: Epochs = None,
-    steps: Steps = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    workers: Workers = None,
-    compile: Compile = None,
-    checkpointing: Checkpointing = False,
-) -> None:
-    """Look at data and speed before a run: bad, double, small pictures; images a second; hours."""
-    from unmask.check import check, page
-
-    given = list(settings or [])
-    if "=" in method_or_recipe:  # the first of the settings, of the default method
-        given, method_or_recipe = [method_or_recipe, *given], "mae"
-    result = check(
-        data,
-        method_or_recipe,
-        sample=sample or None,
-        speed=speed,
-        encoder=encoder,
-        image_size=image_size,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-        precision=precision,
-        workers=workers,
-        compile=compile,
-        checkpointing=checkpointing,
-        overrides=key_values(given),
-        json=json,
-    )
-    Console().print(page(result))
 
 
 @evaluate_app.command("knn")

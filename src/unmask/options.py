@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from unmask.errors import UserError
+
 LEARNED, MACHINE, FOLDER = "What is learned", "Machine (cannot change what is learned)", "Run folder"
 
 
@@ -17,6 +19,19 @@ def image_size(text: str) -> tuple[int, int]:
             f"{text!r} is no image size: give pixels such as 224, or HEIGHTxWIDTH such as 192x256"
         )
     return int(match[1]), int(match[2] or match[1])
+
+
+def key_values(settings: list[str]) -> dict[str, str]:
+    """The KEY=VALUE arguments."""
+    pairs = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise UserError(
+                f"{setting!r} is no setting: settings are KEY=VALUE, for instance method.mask_ratio=0.6"
+            )
+        pairs[key] = value
+    return pairs
 
 
 def learned(**text: Any) -> Any:
