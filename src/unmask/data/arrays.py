@@ -128,9 +128,9 @@ def resize(pixels: Pixels, size: tuple[int, int], interpolation: Interpolation) 
     """To (height, width), antialiased."""
     if interpolation == "lanczos":
         height, width = pixels.shape[:2]
-        return resize_box(pixels, (0, 0, width, height), size, interpolation)
+        return resize_box(pixels, (0, 0, width, height), size, interpolation, reducing_gap=None)
     # PyTorch's antialiased resize of bytes is Pillow's to within one grey level, four times as fast.
-    planes = rearrange(torch.from_numpy(np.array(pixels, order="C")), "h w c -> 1 c h w")
+    planes = rearrange(torch.from_numpy(np.require(pixels, requirements=["C", "W"])), "h w c -> 1 c h w")
     deep = planes if pixels.dtype == np.uint8 else planes.float()
     resized = torch.nn.functional.interpolate(deep, size=size, mode=interpolation, antialias=True)[0]
     # Bicubic filters overshoot at edges; 16-bit numbers would wrap around.
@@ -142,14 +142,20 @@ def resize_box(
     box: tuple[float, float, float, float],
     size: tuple[int, int],
     interpolation: Interpolation,
+    *,
+    reducing_gap: float | None = 2.0,
 ) -> Shaped[Tensor, "C h w"]:
-    """A part of the picture, whose edges may lie between pixels, to (height, width), antialiased."""
+    """A part of the picture, whose edges may lie between pixels, to (height, width), antialiased.
+
+    Args:
+        reducing_gap: large reductions start with a cheap box average, down to so many times the size; with 2
+            the filter does the work. None lets it do all.
+    """
     deep = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
     planes = []
     for channel in range(pixels.shape[-1]):
         plane = Image.fromarray(np.ascontiguousarray(deep[..., channel]))
-        # A gap of 2 lets large reductions start with a cheap box average; below it the filter does the work.
-        small = plane.resize((size[1], size[0]), FILTERS[interpolation], box=box, reducing_gap=2.0)
+        small = plane.resize((size[1], size[0]), FILTERS[interpolation], box=box, reducing_gap=reducing_gap)
         planes.append(np.asarray(small))
     return torch.from_numpy(_as_type(np.stack(planes), pixels.dtype))
 

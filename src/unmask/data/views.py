@@ -25,7 +25,7 @@ from unmask.data.arrays import (
     resize,
     resize_box,
 )
-from unmask.data.decode import load_pixels
+from unmask.data.decode import load_crop, load_pixels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -119,35 +119,26 @@ def make_views(
     margin = max(view.shift for view in views.values())
     detail = max(view.scale for view in views.values())
     shrink = min(crop_width / (width + margin), crop_height / (height + margin)) / detail
-    crop = _cut(image, (left, top, left + crop_width, top + crop_height), augment.channels, shrink)
+    # Whole pixels, also of a JPEG that is decoded smaller: it moves the crop of all views alike, by less
+    # than one pixel of the result.
+    box = (left, top, left + crop_width, top + crop_height)
+    if isinstance(image, np.ndarray):
+        crop, resized = image[box[1] : box[3], box[0] : box[2]], resize
+    else:
+        crop = load_crop(image, box, augment.channels, shrink=shrink)
+        resized = _resize_rgba if augment.channels == 4 else resize
     result = {}
     for name, view in views.items():
         rows, columns = scaled(height, view.scale), scaled(width, view.scale)
         spare = round(margin * view.scale)
         interpolation = view.interpolation or augment.interpolation
-        whole = rows + spare, columns + spare
-        canvas = (
-            resize(crop, whole, interpolation)
-            if isinstance(crop, np.ndarray)
-            else _resize(crop, whole, interpolation)
-        )
+        canvas = resized(crop, (rows + spare, columns + spare), interpolation)
         canvas = canvas.flip(-1) if flip else canvas
-        shifts = generator.integers(0, view.shift, size=2, endpoint=True)
+        # Python's numbers: rounding one of NumPy's takes longer than mirroring the view.
+        shifts = generator.integers(0, view.shift, size=2, endpoint=True).tolist()
         row, column = (round(shift * view.scale) for shift in shifts)
         result[name] = canvas[:, row : row + rows, column : column + columns].contiguous()
     return result
-
-
-def _cut(image: Picture, box: tuple[int, int, int, int], channels: int, shrink: float) -> Picture:
-    """What lies within (left, top, right, bottom), as it is, or up to `shrink` times smaller."""
-    if isinstance(image, np.ndarray):
-        left, top, right, bottom = box
-        return image[top:bottom, left:right]
-    pixels, factor = load_pixels(image, channels, shrink=shrink)
-    # Whole pixels, also of a JPEG that was decoded smaller: it moves the crop of all views alike, by less
-    # than one pixel of the result.
-    left, top, right, bottom = (round(edge / factor) for edge in box)
-    return pixels.crop((left, top, right, bottom))
 
 
 def random_crop(
@@ -231,7 +222,9 @@ def normalise(
     channels = images.shape[1]
     mean, std = imagenet_statistics(channels, mean, std)
     gain, offset = _affine(mean, std, _UNITS[images.dtype], images.device)
-    return torch.addcmul(offset, images.float(), gain)
+    pixels = images.to(torch.float32, copy=True)
+    # In place: a second batch of floats would cost a processor more than the arithmetic.
+    return torch.addcmul(offset, pixels, gain, out=pixels)
 
 
 def as_fractions(images: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
@@ -268,17 +261,12 @@ def _affine(
         return (1 / (unit * stds)).float().to(device), (-means / stds).float().to(device)
 
 
-def _resize(
-    pixels: Image.Image, size: tuple[int, int], interpolation: Interpolation
-) -> UInt8[Tensor, "C h w"]:
-    if interpolation == "lanczos" or pixels.mode == "RGBA":
-        return _to_tensor(
-            pixels.resize((size[1], size[0]), FILTERS[interpolation])
-        )  # weighs colours by alpha
-    # PyTorch's antialiased resize of bytes is Pillow's to within one grey level, four times as fast.
-    channels_last = torch.from_numpy(np.atleast_3d(np.array(pixels)))
-    planes = rearrange(channels_last, "h w c -> 1 c h w")
-    return torch.nn.functional.interpolate(planes, size=size, mode=interpolation, antialias=True)[0]
+def _resize_rgba(
+    pixels: UInt8[np.ndarray, "H W 4"], size: tuple[int, int], interpolation: Interpolation
+) -> UInt8[Tensor, "4 h w"]:
+    """By Pillow, which weighs colours by alpha."""
+    image = Image.fromarray(pixels)
+    return _to_tensor(image.resize((size[1], size[0]), FILTERS[interpolation]))
 
 
 def _to_tensor(pixels: Image.Image) -> UInt8[Tensor, "C H W"]:

@@ -1,0 +1,171 @@
+"""The loader against torchvision's, in images per CPU second of one core.
+
+    python -m benchmarks.loader any/folder/of/photos
+
+Both read the same JPEGs and give random crops of 224 x 224 pixels, mirrored or not. torchvision: ImageFolder
+(Pillow), RandomResizedCrop, RandomHorizontalFlip, ToTensor, Normalize, the default collation. unmask: the
+batches of bytes that its workers send, and, in a ratio of its own, these and their normalisation on the same
+core, which a run on an accelerator does there. Neither has workers. Rounds are interleaved and the best one
+counts: the others tell how much of the caches other programs took.
+
+Photos of the three sizes are made from those in the folder (without one, from the bundled drawings):
+enlarged, and given the grain of a sensor, without which they would be too easy to decode.
+"""
+
+import functools
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+from unmask.data import Augment, PretrainLoader, View, decode, make_views, open_image, open_source
+from unmask.data.decode import load_crop, oriented_size
+from unmask.data.views import IMAGENET_MEAN, IMAGENET_STD, normalise, random_crop
+from unmask.demo_data import demo_archive
+
+SIZES = {"160 x 213": ((213, 160), 400), "500 x 375": ((500, 375), 200), "4000 x 3000": ((4000, 3000), 8)}
+SIDE, CROP_SCALE = 224, (0.2, 1.0)
+QUALITY, GRAIN = 90, 6.0  # of the JPEG; standard deviation in grey levels
+VIEWS = {"images": View()}
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+STEPS = ("read", "decode", "resize", "collate")
+ROUND = 0.25  # CPU seconds of a part in a round, about
+
+
+def make_photos(source_path: Path, folder: Path, size: tuple[int, int], count: int) -> float:
+    """Writes the photos; returns kilobytes of one."""
+    source, generator = open_source(source_path), np.random.default_rng(0)
+    (folder / "all").mkdir(parents=True)
+    total = 0
+    for number, index in enumerate(generator.choice(len(source), count, replace=count > len(source))):
+        picture = decode(source.read(int(index)))
+        if picture.height > picture.width:
+            picture = picture.transpose(Image.Transpose.ROTATE_90)
+        pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+        grain = generator.standard_normal(pixels.shape[:2], dtype=np.float32)[:, :, None] * GRAIN
+        path = folder / "all" / f"{number:04}.jpg"
+        Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8)).save(path, quality=QUALITY)
+        total += path.stat().st_size
+    return total / count / 1000
+
+
+def torchvision_batches(folder: Path, batch_size: int, interpolation: str) -> Iterator:
+    prepare = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(
+                SIDE, scale=CROP_SCALE, interpolation=transforms.InterpolationMode(interpolation)
+            ),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+    loader = DataLoader(datasets.ImageFolder(folder, prepare), batch_size=batch_size, shuffle=True)
+    return itertools.chain.from_iterable(itertools.repeat(loader))
+
+
+def seconds(work: Callable[[], object], repeats: int) -> float:
+    start = time.process_time()
+    for _ in range(repeats):
+        work()
+    return time.process_time() - start
+
+
+def measure(folder: Path, augment: Augment, batch_size: int, rounds: int) -> dict[str, float]:
+    """CPU milliseconds per image of each part."""
+    source = open_source(folder)
+    loader = PretrainLoader(source, VIEWS, augment, batch_size=batch_size, seed=0, workers=0)
+    theirs = torchvision_batches(folder, batch_size, augment.interpolation)
+    ours, normalised = loader.batches(), (normalise(batch["images"]) for batch in loader.batches())
+    batches = {"torchvision": theirs, "collate": ours, "normalised": normalised}
+    indices = itertools.cycle(range(len(source)))
+
+    def crop_of(index: int) -> np.ndarray:
+        image = open_image(source.read(index))
+        generator = np.random.default_rng(index)
+        left, top, width, height = random_crop(oriented_size(image), augment, generator)
+        return load_crop(image, (left, top, left + width, top + height), shrink=min(width, height) / SIDE)
+
+    def view_of(index: int) -> dict[str, torch.Tensor]:
+        return make_views(open_image(source.read(index)), VIEWS, augment, np.random.default_rng(index))
+
+    steps = {"read": source.read, "decode": crop_of, "resize": view_of}
+    work: dict[str, Callable[[], object]] = {
+        name: functools.partial(next, iterator) for name, iterator in batches.items()
+    }
+    for name, step in steps.items():
+        work[name] = functools.partial(lambda step: [step(next(indices)) for _ in range(batch_size)], step)
+    repeats = {
+        name: min(40, max(1, round(ROUND / max(seconds(call, 1), 1e-6)))) for name, call in work.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, call in work.items():
+            times[name].append(seconds(call, repeats[name]) / repeats[name] / batch_size * 1000)
+    return {name: min(values) for name, values in times.items()}
+
+
+def likeness(folder: Path, augment: Augment) -> float:
+    """Decibels (PSNR) between our views and Pillow's full decoding and resampling of the same crops."""
+    source, errors = open_source(folder), []
+    for index in range(min(len(source), 100)):
+        data = source.read(index)
+        generator = np.random.default_rng(index)
+        view = make_views(open_image(data), VIEWS, augment, np.random.default_rng(index))["images"]
+        full = decode(data)
+        left, top, width, height = random_crop(full.size, augment, generator)
+        exact = full.crop((left, top, left + width, top + height))
+        exact = exact.resize((SIDE, SIDE), FILTERS[augment.interpolation])
+        if generator.random() < 0.5:
+            exact = exact.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        errors.append((view.permute(1, 2, 0).double() - torch.from_numpy(np.array(exact))).square().mean())
+    return float(10 * torch.log10(255**2 / torch.stack(errors).mean()))
+
+
+def main(
+    photos: Annotated[
+        Path | None, typer.Argument(help="Folder, zip or tar of photos; without, the bundled drawings.")
+    ] = None,
+    rounds: int = 9,
+) -> None:
+    torch.set_num_threads(1)
+    table = Table(title="images per CPU second; shares of unmask's time in per cent")
+    for heading in ("photos", "filter"):
+        table.add_column(heading)
+    for heading in ("kB", "torchvision", "unmask", "ratio", "normalised", *STEPS, "as Pillow"):
+        table.add_column(heading, justify="right")
+    for name, (size, count) in SIZES.items():
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            kilobytes = make_photos(photos or demo_archive(), folder, size, count)
+            for interpolation in FILTERS:
+                augment = Augment((SIDE, SIDE), CROP_SCALE, interpolation=interpolation)
+                times = measure(folder, augment, min(50, count), rounds)
+                # Each step was timed with those before it.
+                sums = [times[step] for step in STEPS]
+                shares = [(end - start) / sums[-1] for start, end in itertools.pairwise([0.0, *sums])]
+                table.add_row(
+                    name,
+                    interpolation,
+                    f"{kilobytes:.0f}",
+                    *(f"{1000 / times[who]:.0f}" for who in ("torchvision", "collate")),
+                    *(f"{times['torchvision'] / times[what]:.2f}" for what in ("collate", "normalised")),
+                    *(f"{100 * max(share, 0):.0f}" for share in shares),
+                    f"{likeness(folder, augment):.1f} dB",
+                )
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
