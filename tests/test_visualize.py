@@ -120,9 +120,14 @@ def test_transparent_parts_become_white() -> None:
     assert (original == 255).all()
 
 
-def test_two_channels_are_refused() -> None:
-    with pytest.raises(ValueError, match="1, 3 or 4 channels, not of 2"):
-        draw(noise(1, 2), Painter(0.0), RandomMask(ratio=0.5)(1, (8, 8)))
+@pytest.mark.parametrize("channels, shown", [(2, 1), (5, 3)])
+def test_of_other_channels_the_first_are_shown(channels: int, shown: int) -> None:
+    images, mask = noise(1, channels), RandomMask(ratio=0.5)(1, (8, 8))
+    whole, part = (
+        reconstruction_strip(Painter(0.0), pixels, mask, mean=(0.5,) * count, std=(0.25,) * count)
+        for pixels, count in ((images, channels), (images[:, :shown], shown))
+    )
+    assert whole is not None and part is not None and whole.tobytes() == part.tobytes()
 
 
 def test_many_samples_stand_side_by_side() -> None:

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unmask.check import check
     from unmask.colours import colours
     from unmask.convert import convert
     from unmask.embed import embed
@@ -27,6 +28,7 @@ __all__ = [
     "ENCODERS",
     "METHODS",
     "RECIPES",
+    "check",
     "colours",
     "convert",
     "embed",
@@ -42,6 +44,7 @@ _HOMES = {
     "ENCODERS": "unmask.encoders",
     "METHODS": "unmask.methods",
     "RECIPES": "unmask.recipes",
+    "check": "unmask.check",
     "colours": "unmask.colours",
     "convert": "unmask.convert",
     "embed": "unmask.embed",

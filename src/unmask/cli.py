@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from unmask import __version__
+from unmask.cli_check import check
 from unmask.cli_evaluate import evaluate_app
 from unmask.commands import colours, convert, embed, masks
 from unmask.engine.launch import speaks
@@ -54,6 +55,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(evaluate_app, name="evaluate")
+app.command()(check)
 
 
 def show_version(wanted: bool) -> None:

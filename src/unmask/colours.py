@@ -53,7 +53,7 @@ def colours(
         raise UserError(f"{target} exists, and runs may depend on it; give another name, or delete it")
     if not 2 <= count <= SEEDS or pictures < 1:
         raise UserError(f"count={count} must be 2 to {SEEDS:,}, and pictures={pictures} at least 1")
-    source = data if isinstance(data, Source) else open_source(data)
+    source = open_source(data)
     generator = np.random.default_rng(seed)
     points = _pixels(source, pictures, channels, generator)
     table = cluster(points, count, generator)

@@ -92,7 +92,7 @@ def embed(
     """
     path = _checked(out)
     device = choose_device(device)
-    source = data if isinstance(data, Source) else open_source(data)
+    source = open_source(data)
     subject = find_subject(run_or_name, image_size=image_size, seed=seed)
     if subject.encoder is None:
         raise UserError("Pixels are no features; give a run folder, a timm name, or random:NAME.")
@@ -104,6 +104,7 @@ def embed(
         batch_size=batch_size,
         workers=workers_for(len(source), batch_size, workers),
         channels=subject.channels,
+        bits=subject.bits,
         max_bad=1.0,  # the others are wanted all the same
     )
     rows = _rows(subject, loader, place, patches=patches, device=device, progress=progress)

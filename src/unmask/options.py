@@ -80,7 +80,18 @@ Settings = Annotated[
         help="Settings: method.*, encoder.*, data.*, optim.*, schedule.*, checkpoint.*, probe.*",
     ),
 ]
-Data = Annotated[Path, typer.Option(metavar="PATH", help="Folder (any depth), zip or tar of images.")]
+CheckedRecipe = Annotated[
+    str, typer.Argument(metavar="[METHOD_OR_RECIPE]", help="What would be run, as for pretrain.")
+]
+Data = Annotated[
+    Path,
+    typer.Option(
+        metavar="PATH", help="Folder (any depth), zip or tar of images; list of paths (.txt, .csv)."
+    ),
+]
+Sample = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Pictures to look at, chosen at random; 0 for all.")
+]
 EncoderName = Annotated[str | None, learned(metavar="NAME", help="timm's name of the encoder.")]
 Size = Annotated[Any, learned(metavar="N|HxW", parser=image_size, help="Pixels.")]
 Epochs = Annotated[int | None, learned(min=1, help="Length of the run, in passes over the data.")]
@@ -110,7 +121,8 @@ Labelled = Annotated[
     Path,
     typer.Option(
         metavar="PATH",
-        help="Holds train/ and validation/ (or val/), a folder a class; or class folders, which are split.",
+        help="Holds train/ and validation/ (or val/), a folder a class; or class folders, which are split; "
+        "or a table (.csv) with path and label.",
     ),
 ]
 Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result here too.")]

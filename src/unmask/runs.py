@@ -64,9 +64,11 @@ def number(line: Line, key: str) -> float | None:
     return float(value)
 
 
-def location(data: str | Path | Source) -> str:
+def location(data: Any) -> str:
     """What logs call the data: a path that is right from any folder, or what a source calls itself."""
-    return str(data) if isinstance(data, Source) else str(Path(data).expanduser().resolve())
+    if isinstance(data, str | Path):
+        return str(Path(data).expanduser().resolve())
+    return str(data) if isinstance(data, Source) else f"a {type(data).__name__} of images"
 
 
 def read_log(path: Path) -> Log:

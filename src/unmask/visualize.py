@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from unmask.data.decode import DecodeError, open_image
+from unmask.data.arrays import open_picture
+from unmask.data.decode import DecodeError
+from unmask.data.files import read_file
 from unmask.data.views import evaluation_view, imagenet_statistics, normalise
 from unmask.errors import UserError
 from unmask.masking import Mask
@@ -42,6 +44,19 @@ def denormalise(
     scale, offset = torch.tensor(std).view(shape), torch.tensor(mean).view(shape)
     pixels = images.detach().float().cpu() * scale + offset
     return pixels.nan_to_num(0.0).mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
+def shown_statistics(
+    data: Data, mean: Sequence[float], std: Sequence[float]
+) -> tuple[Sequence[float], Sequence[float]]:
+    """What `denormalise` should use so that a picture can be seen: the normalisation of 8-bit images.
+
+    Of deeper ones, which may fill a small part of their range, black and white are three standard deviations
+    off the mean.
+    """
+    if data.depth == 8:
+        return mean, std
+    return (1 / 2,) * data.channels, (1 / 6,) * data.channels
 
 
 def reconstruct(
@@ -87,7 +102,8 @@ def reconstruct(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mask = method.draw(images)
-    strip = reconstruction_strip(method, images, mask, mean=mean, std=std)
+    shown = shown_statistics(recipe.data, mean, std)
+    strip = reconstruction_strip(method, images, mask, mean=shown[0], std=shown[1])
     if strip is None:
         raise UserError(
             f"the run in {run} has no reconstructions: {recipe.method.name} does not predict anything that "
@@ -101,10 +117,10 @@ def reconstruct(
     return target
 
 
-def read_picture(path: Path, data: Data) -> UInt8[Tensor, "C H W"]:
+def read_picture(path: Path, data: Data) -> Shaped[Tensor, "C H W"]:
     """The centre of a picture as the run's encoder sees it."""
     try:
-        image = open_image(path.read_bytes())
+        image = open_picture(read_file(path), data.channels, data.depth)
         return evaluation_view(
             image,
             data.image_size,
@@ -133,7 +149,7 @@ def reconstruction_strip(
     stay sharp.
 
     Args:
-        images: normalised by `mean` and `std`, on the method's device; 1 (grey), 3 or 4 (RGBA) channels.
+        images: normalised by `mean` and `std`, on the method's device.
         titles: name the columns.
 
     Returns:
@@ -165,10 +181,11 @@ def _predict(method: Method, images: Tensor, mask: Mask) -> Tensor | None:
 
 
 def as_pictures(pixels: UInt8[Tensor, "B C H W"]) -> list[Picture]:
-    """RGB pictures of grey, RGB or RGBA images; transparent parts become white."""
+    """RGB pictures of grey, RGB or RGBA images, whose transparent parts become white; of other channels the
+    first three are shown, of two the first."""
     channels = pixels.shape[1]
-    if channels not in (1, 3, 4):
-        raise ValueError(f"pictures can be drawn of images of 1, 3 or 4 channels, not of {channels}")
+    if channels == 2 or channels > 4:
+        pixels = pixels[:, : 1 if channels == 2 else 3]
     array = rearrange(pixels, "b c h w -> b h w c").numpy()
     if channels == 4:
         alpha = array[..., 3:].astype(np.float32) / 255

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from unmask.data.sources import Subset, labels_of, open_source, open_splits, parent_labels, split
+from unmask.data.files import parent_labels
+from unmask.data.sources import Subset, labels_of, open_source, open_splits, split
 from unmask.errors import UserError
 
 ARCHIVES = ["tar", "tar.gz", "tar.bz2", "tar.xz", "zip", "stored.zip"]
@@ -223,9 +224,9 @@ def test_archive_without_images(tmp_path):
 
 
 def test_files_that_are_no_archive(photos, tmp_path):
-    (tmp_path / "notes.txt").write_text("not an archive, " * 100)
+    (tmp_path / "notes.md").write_text("not an archive, " * 100)
     with pytest.raises(UserError, match="no archive that can be read"):
-        open_source(tmp_path / "notes.txt")
+        open_source(tmp_path / "notes.md")
     (tmp_path / "empty.tar").write_bytes(b"")
     with pytest.raises(UserError, match=r"empty\.tar is no folder and no archive"):
         open_source(tmp_path / "empty.tar")

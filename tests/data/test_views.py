@@ -213,7 +213,7 @@ def test_normalise():
         {"image_size": (8, 8), "crop_scale": (0.5, 0.2)},
         {"image_size": (8, 8), "crop_scale": (0.0, 0.2)},
         {"image_size": (8, 8), "crop_ratio": (2.0, 1.0)},
-        {"image_size": (8, 8), "channels": 2},
+        {"image_size": (8, 8), "channels": 0},
         {"image_size": (8, 8), "interpolation": "nearest"},
     ],
 )

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from unmask.data.arrays import Bits
 from unmask.data.files import Source
 from unmask.data.samples import ORDER_STREAM, AugmentedImages, CentreImages, Samples
 from unmask.data.views import Augment, Interpolation, View
@@ -94,7 +95,7 @@ class PretrainLoader:
         """Steps in an epoch."""
         return self._length
 
-    def batches(self, start_step: int = 0) -> Iterator[dict[str, UInt8[Tensor, "B C h w"]]]:
+    def batches(self, start_step: int = 0) -> Iterator[dict[str, Shaped[Tensor, "B C h w"]]]:
         """Endless batches from a global step on: step ``s`` lies in epoch ``s // len(self)``.
 
         Raises:
@@ -124,6 +125,7 @@ class EvaluationLoader:
         batch_size: int,
         workers: int = 0,
         channels: int = 3,
+        bits: Bits = 8,
         crop_fraction: float = 0.875,
         interpolation: Interpolation = "bicubic",
         max_bad: float = 0.01,
@@ -134,7 +136,7 @@ class EvaluationLoader:
         self.source = source
         self.bad: dict[str, str] = {}
         self._allowed = allowed_bad(len(source), max_bad)
-        self._samples = CentreImages(source, image_size, crop_fraction, interpolation, channels)
+        self._samples = CentreImages(source, image_size, crop_fraction, interpolation, channels, bits)
         self._batch_size = batch_size
         self._workers = workers
         self._pin_memory = pin_memory
@@ -145,7 +147,7 @@ class EvaluationLoader:
 
     def __iter__(
         self,
-    ) -> Iterator[tuple[UInt8[Tensor, "B C H W"], Int64[Tensor, " B"] | None, Int64[Tensor, " B"]]]:
+    ) -> Iterator[tuple[Shaped[Tensor, "B C H W"], Int64[Tensor, " B"] | None, Int64[Tensor, " B"]]]:
         order = range(len(self.source))
         batches = [order[start : start + self._batch_size] for start in order[:: self._batch_size]]
         labels = None if self.source.labels is None else torch.tensor(self.source.labels)

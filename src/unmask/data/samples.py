@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unmask.data.decode import DecodeError, open_image
+from unmask.data.arrays import Bits, open_picture
+from unmask.data.decode import DecodeError
 from unmask.data.files import Source
 from unmask.data.views import Augment, Interpolation, View, evaluation_view, make_views
 
@@ -51,7 +52,8 @@ class AugmentedImages(Dataset):
             # or the epoch would hold the same crop of it twice.
             generator = np.random.default_rng((AUGMENT_STREAM, self._seed, epoch, index))
             try:
-                image = open_image(self._source.read(candidate))
+                content = self._source.read(candidate)
+                image = open_picture(content, self._augment.channels, self._augment.bits)
                 return make_views(image, self._views, self._augment, generator)
             except (OSError, DecodeError) as error:
                 bad[self._source.name(candidate)] = _reason(error)
@@ -66,9 +68,10 @@ class CentreImages(Dataset):
         crop_fraction: float,
         interpolation: Interpolation,
         channels: int,
+        bits: Bits,
     ) -> None:
         self._source, self._image_size, self._crop_fraction = source, image_size, crop_fraction
-        self._interpolation, self._channels = interpolation, channels
+        self._interpolation, self._channels, self._bits = interpolation, channels, bits
 
     def __len__(self) -> int:
         return len(self._source)
@@ -79,7 +82,7 @@ class CentreImages(Dataset):
         for index in indices:
             try:
                 view = evaluation_view(
-                    open_image(self._source.read(index)),
+                    open_picture(self._source.read(index), self._channels, self._bits),
                     self._image_size,
                     crop_fraction=self._crop_fraction,
                     interpolation=self._interpolation,

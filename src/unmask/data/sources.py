@@ -1,4 +1,5 @@
-"""Where pictures come from: a folder or an archive, indexed once, read by number from any process.
+"""Where pictures come from: a folder, an archive, a list or a Python dataset, indexed once, read by number
+from any process.
 
 A source hands out the undecoded bytes of file ``index``. It holds no open handle and keeps its index in flat
 arrays, so it can be forked or pickled into many workers without copying millions of Python objects.
@@ -6,13 +7,27 @@ arrays, so it can be forked or pickled into many workers without copying million
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from unmask.data.archives import Tar, Zip
-from unmask.data.files import EXTENSIONS, IndexedFiles, Source, parent_labels, require_images
+from unmask.data.collections import Collection
+from unmask.data.files import (
+    ARRAYS,
+    EXTENSIONS,
+    SPLITS,
+    Content,
+    IndexedFiles,
+    Source,
+    pick_images,
+    read_file,
+    require_images,
+)
+from unmask.data.lists import EXTENSIONS as LISTS
+from unmask.data.lists import Listed
 from unmask.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -36,7 +51,7 @@ class Folder(IndexedFiles):
         super().__init__(path, names)
 
     def read(self, index: int) -> bytes:
-        return Path(self.path, self.names[index]).read_bytes()
+        return read_file(Path(self.path, self.names[index]))
 
 
 class Subset(Source):
@@ -69,35 +84,50 @@ class Subset(Source):
     def __str__(self) -> str:
         return str(self.source)
 
-    def read(self, index: int) -> bytes:
+    def read(self, index: int) -> Content:
         return self.source.read(int(self.indices[index]))
 
     def name(self, index: int) -> str:
         return self.source.name(int(self.indices[index]))
 
 
-def open_source(path: str | Path) -> Folder | Zip | Tar:
-    """Index the images of a folder, or of a zip or tar (also gz, bz2, xz) archive.
+def open_source(data: Any, *, labelled: bool = False) -> Source:
+    """Index the images of a folder, of a zip or tar (also gz, bz2, xz) archive, of a list, or of a dataset.
 
-    The images are the files with one of ``EXTENSIONS``, in any case, at any depth, sorted by their path
-    inside, so a folder and an archive of it give the same numbers. Labels are the parent folders' names
-    (``parent_labels``).
+    The images of folders and archives are the files with one of ``EXTENSIONS``, in any case, at any depth,
+    sorted by their path inside, so a folder and an archive of it give the same numbers; where there is none,
+    those with one of ``ARRAYS``. Labels are the parent folders' names (``parent_labels``).
+
+    Args:
+        data: a path, an open source, or a Python dataset (see ``Collection``). A text file has one path a
+            line, a table (.csv, .tsv) a column of them (see ``Listed``).
+        labelled: labels are needed; of a dataset that has to be read for them, they are.
 
     Raises:
-        UserError: nothing there, no permission, no archive, or no image inside.
+        UserError: nothing there, no permission, no archive, no image inside, nothing that is a dataset.
     """
-    path = Path(path).expanduser()
+    if isinstance(data, Source):
+        return data
+    if not isinstance(data, str | Path):
+        return Collection(data, labelled=labelled)
+    path = Path(data).expanduser()
     try:
         if path.is_dir():
             return Folder(path)
+        if not path.is_file() and path.exists():
+            raise UserError(f"{path} is neither a file nor a folder; give one of them.")
         with path.open("rb") as file:
             start = file.read(4)
     except FileNotFoundError as error:
         raise UserError(f"There is no file or folder {path}; check the spelling.") from error
     except PermissionError as error:
         raise UserError(f"No permission to read {path}; check its owner and mode.") from error
-    if path.name.lower().endswith(EXTENSIONS):
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if path.name.lower().endswith(EXTENSIONS + ARRAYS):
         raise UserError(f"{path} is one picture; give a folder of pictures, or a zip or tar archive of one.")
+    if path.name.lower().endswith(LISTS):
+        return Listed(path)
     return Zip(path) if start.startswith(b"PK") else Tar(path)
 
 
@@ -111,7 +141,8 @@ def labels_of(source: Source) -> tuple[list[int], list[str]]:
         where = f"{source.name(0)} and its neighbours" if len(source) else "The data"
         raise UserError(
             f"{where} carry no labels, and this needs them: put every image into a folder that is named "
-            "after its class (class/picture.jpg), with two classes or more and no image outside."
+            "after its class (class/picture.jpg), with two classes or more and no image outside; or give a "
+            "table (.csv) with the columns path and label."
         )
     return source.labels, source.classes
 
@@ -137,60 +168,81 @@ def split(source: Source, *, fraction: float = 0.2, seed: int = 0) -> tuple[Subs
     return Subset(source, np.flatnonzero(~held_out)), Subset(source, np.flatnonzero(held_out))
 
 
-def open_splits(path: str | Path, *, seed: int = 0) -> tuple[Subset, Subset]:
+def open_splits(data: Any, *, seed: int = 0) -> tuple[Subset, Subset]:
     """(train, validation), both labelled, with the same classes.
 
-    A folder or archive that holds ``train`` and one of ``validation``, ``val`` and ``test`` (the first of
-    these that is there) is taken as it is; any other is split 80 : 20 in every class, the same way for the
-    same seed.
+    Data that has ``train`` and one of ``validation``, ``val`` and ``test`` (the first of these that is
+    there) is taken as it is: a folder or archive with such folders, a table with a column ``split``, a
+    dictionary of datasets. Any other is split 80 : 20 in every class, the same way for the same seed.
 
     Raises:
         UserError: as ``open_source``; no labels; a class to validate that was never trained.
     """
-    source = open_source(path)
-    parts = _parts(source.names)
-    held_out = next((name for name in ("validation", "val", "test") if name in parts), None)
-    if "train" not in parts or held_out is None:
+    if isinstance(data, Mapping):
+        return _given_splits(data)
+    source = open_source(data, labelled=True)
+    parts = source.parts() if isinstance(source, IndexedFiles) else {}
+    held_out = _held_out(parts)
+    if not isinstance(source, IndexedFiles) or held_out is None:
         labels_of(source)
         return split(source, seed=seed)
     chosen = [*parts["train"], *parts[held_out]]
-    labelled = parent_labels([source.names[index] for index in chosen])
+    labelled = source.labels_among(chosen)
     if labelled is None:
         raise UserError(
-            f"{path} has the parts train and {held_out}, but no class folders inside: they must hold "
+            f"{data} has the parts train and {held_out}, but no class folders inside: they must hold "
             f"train/CLASS/picture.jpg and {held_out}/CLASS/picture.jpg, with two classes or more."
         )
     labels, classes = labelled
     count = len(parts["train"])
-    unknown = sorted(set(labels[count:]) - set(labels[:count]))
-    if unknown:
-        names = ", ".join(classes[label] for label in unknown[:5])
-        raise UserError(
-            f"{path}: {len(unknown)} of the classes in {held_out} are not in train ({names}); both parts "
-            "need the same class folders."
-        )
+    _require_trained(str(data), labels[:count], labels[count:], classes, held_out)
     return (
         Subset(source, parts["train"], labels=labels[:count], classes=classes),
         Subset(source, parts[held_out], labels=labels[count:], classes=classes),
     )
 
 
-def _parts(names: Sequence[str]) -> dict[str, list[int]]:
-    """Indices by first folder; folders that wrap the whole (as archives often have) are looked through."""
-    folders = [name.split("/")[:-1] for name in names]
-    depth = 0
-    while all(len(inside) > depth + 1 and inside[depth] == folders[0][depth] for inside in folders):
-        depth += 1
-    parts: dict[str, list[int]] = {}
-    for index, inside in enumerate(folders):
-        if len(inside) > depth:
-            parts.setdefault(inside[depth].lower(), []).append(index)
-    return parts
+def _given_splits(data: Mapping[str, Any]) -> tuple[Subset, Subset]:
+    held_out = _held_out(data)
+    if held_out is None:
+        raise UserError(
+            f"A dictionary of datasets needs 'train' and one of 'validation', 'val' and 'test'; it has "
+            f"{', '.join(map(repr, data)) or 'nothing'}."
+        )
+    train, validation = (open_source(data[name], labelled=True) for name in ("train", held_out))
+    labels, classes = labels_of(train)
+    own, names = labels_of(validation)
+    numbers = {name: number for number, name in enumerate(classes)}
+    for name in names:
+        numbers.setdefault(name, len(numbers))
+    translated = [numbers[names[label]] for label in own]
+    _require_trained("The data", labels, translated, list(numbers), held_out)
+    return (
+        Subset(train, range(len(train)), labels=labels, classes=classes),
+        Subset(validation, range(len(validation)), labels=translated, classes=classes),
+    )
+
+
+def _held_out(parts: Mapping[str, Any]) -> str | None:
+    """The part to validate on, where there is one to train on too."""
+    return next((name for name in SPLITS[1:] if name in parts), None) if "train" in parts else None
+
+
+def _require_trained(
+    data: str, trained: Sequence[int], validated: Sequence[int], classes: Sequence[str], part: str
+) -> None:
+    unknown = sorted(set(validated) - set(trained))
+    if unknown:
+        names = ", ".join(classes[label] for label in unknown[:5])
+        raise UserError(
+            f"{data}: {len(unknown)} of the classes in {part} are not in train ({names}); both parts "
+            "need the same classes."
+        )
 
 
 def _scan(root: Path) -> tuple[list[str], int]:
     """(sorted relative names of the images, number of other files)."""
-    images: list[str] = []
+    files: list[str] = []
     others = 0
     seen: set[tuple[int, int]] = set()
     folders: list[str] = [""]
@@ -216,11 +268,12 @@ def _scan(root: Path) -> tuple[list[str], int]:
             kind = _kind(entry)
             if kind == "folder":
                 (linked if entry.is_symlink() else folders).append(name + "/")
-            elif kind == "file" and entry.name.lower().endswith(EXTENSIONS):
-                images.append(name)
+            elif kind == "file":
+                files.append(name)
             else:
                 others += 1
-    return sorted(images), others
+    images, no_images = pick_images(files)
+    return images, others + no_images
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -8,27 +8,30 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
-from unmask.data.decode import MODES, load_crop, load_pixels, oriented_size
-
-Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+from unmask.data.arrays import (
+    FILTERS,
+    Bits,
+    Interpolation,
+    Picture,
+    picture_size,
+    resize,
+    resize_box,
+)
+from unmask.data.decode import load_crop, load_pixels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+# What a pixel's largest number is, and so what is divided by to have pixels in [0, 1].
+_UNITS = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class Augment:
             square images this is torchvision's RandomResizedCrop; for others objects keep their proportions
             on average.
         flip: mirror every second sample, left to right.
-        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+        channels: 1 (grey), 3 (RGB), 4 (RGBA), or as many as the pictures have.
+        bits: of a channel: 8, 16, or 32 (floating point).
     """
 
     image_size: tuple[int, int]
@@ -79,6 +83,7 @@ class Augment:
     flip: bool = True
     interpolation: Interpolation = "bicubic"
     channels: int = 3
+    bits: Bits = 8
 
     def __post_init__(self) -> None:
         if min(self.image_size) < 1:
@@ -91,23 +96,23 @@ class Augment:
             raise ValueError(
                 f"crop_ratio must be (least, most) with 0 < least <= most, not {self.crop_ratio}."
             )
-        if self.channels not in MODES:
-            raise ValueError(f"channels must be 1 (grey), 3 (RGB) or 4 (RGBA), not {self.channels}.")
+        if self.channels < 1:
+            raise ValueError(f"channels must be 1 or more, not {self.channels}.")
         _check_interpolation(self.interpolation)
 
 
 def make_views(
-    image: Image.Image, views: Mapping[str, View], augment: Augment, generator: np.random.Generator
-) -> dict[str, UInt8[Tensor, "C h w"]]:
+    image: Picture, views: Mapping[str, View], augment: Augment, generator: np.random.Generator
+) -> dict[str, Shaped[Tensor, "C h w"]]:
     """Every view of one random crop of the picture; all randomness comes from the generator.
 
-    A JPEG from ``open_image`` is decoded only at the resolution that this crop needs, and stays so.
+    A JPEG from ``open_picture`` is decoded only at the resolution that this crop needs, and stays so.
 
     Raises:
         DecodeError: the pixels are broken or truncated.
     """
     height, width = augment.image_size
-    left, top, crop_width, crop_height = random_crop(oriented_size(image), augment, generator)
+    left, top, crop_width, crop_height = random_crop(picture_size(image), augment, generator)
     flip = augment.flip and generator.random() < 0.5
     # The crop is spread over a canvas that is larger than the image by the largest shift, and each view is a
     # window of that canvas: at its upper left corner, or shifted.
@@ -117,13 +122,17 @@ def make_views(
     # Whole pixels, also of a JPEG that is decoded smaller: it moves the crop of all views alike, by less
     # than one pixel of the result.
     box = (left, top, left + crop_width, top + crop_height)
-    crop = load_crop(image, box, augment.channels, shrink=shrink)
+    if isinstance(image, np.ndarray):
+        crop, resized = image[box[1] : box[3], box[0] : box[2]], resize
+    else:
+        crop = load_crop(image, box, augment.channels, shrink=shrink)
+        resized = _resize_rgba if augment.channels == 4 else resize
     result = {}
     for name, view in views.items():
         rows, columns = scaled(height, view.scale), scaled(width, view.scale)
         spare = round(margin * view.scale)
         interpolation = view.interpolation or augment.interpolation
-        canvas = _resize(crop, (rows + spare, columns + spare), interpolation)
+        canvas = resized(crop, (rows + spare, columns + spare), interpolation)
         canvas = canvas.flip(-1) if flip else canvas
         # Python's numbers: rounding one of NumPy's takes longer than mirroring the view.
         shifts = generator.integers(0, view.shift, size=2, endpoint=True).tolist()
@@ -157,13 +166,13 @@ def random_crop(
 
 
 def evaluation_view(
-    image: Image.Image,
+    image: Picture,
     image_size: tuple[int, int],
     *,
     crop_fraction: float = 0.875,
     interpolation: Interpolation = "bicubic",
     channels: int = 3,
-) -> UInt8[Tensor, "C H W"]:
+) -> Shaped[Tensor, "C H W"]:
     """The centre of the picture: scaled to cover ``image_size / crop_fraction``, then cut to ``image_size``.
 
     For squares this is the usual "shorter side to 256, centre 224", in one resampling and without rounding
@@ -175,16 +184,21 @@ def evaluation_view(
     if not 0 < crop_fraction <= 1:
         raise ValueError(f"crop_fraction must lie in (0, 1], not {crop_fraction}.")
     height, width = image_size
-    full_width, full_height = oriented_size(image)
+    full_width, full_height = picture_size(image)
     step = min(full_width / width, full_height / height) * crop_fraction
-    pixels, factor = load_pixels(image, channels, shrink=step)
+    pixels, factor = (
+        (image, 1) if isinstance(image, np.ndarray) else load_pixels(image, channels, shrink=step)
+    )
     left, top = max(full_width - step * width, 0) / 2, max(full_height - step * height, 0) / 2
     # Rounding may push an edge out of the picture by a hair, which Pillow refuses.
-    right = min((left + step * width) / factor, pixels.width)
-    bottom = min((top + step * height) / factor, pixels.height)
+    most_right, most_bottom = picture_size(pixels)
+    right = min((left + step * width) / factor, most_right)
+    bottom = min((top + step * height) / factor, most_bottom)
     box = (left / factor, top / factor, right, bottom)
+    if isinstance(pixels, np.ndarray):
+        return resize_box(pixels, box, image_size, interpolation)
     # A gap of 2 lets large reductions start with a cheap box average; below it the filter does all the work.
-    return _to_tensor(pixels.resize((width, height), _FILTERS[interpolation], box=box, reducing_gap=2.0))
+    return _to_tensor(pixels.resize((width, height), FILTERS[interpolation], box=box, reducing_gap=2.0))
 
 
 def scaled(side: int, scale: float) -> int:
@@ -193,21 +207,29 @@ def scaled(side: int, scale: float) -> int:
 
 
 def normalise(
-    images: UInt8[Tensor, "B C H W"], mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    images: Shaped[Tensor, "B C H W"],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Float[Tensor, "B C H W"]:
-    """(images / 255 - mean) / std as float32, on the images' device.
+    """(pixels - mean) / std as float32, on the images' device.
 
     Args:
-        mean: one per channel, of values in 0..1. None: ImageNet's for three channels, else the average of
+        images: of 8 or 16 bits, whose pixels are scaled to 0..1, or float32, which are taken as they are.
+        mean: one per channel, of pixels so scaled. None: ImageNet's for three channels, else the average of
             ImageNet's three for every channel.
         std: likewise.
     """
     channels = images.shape[1]
     mean, std = imagenet_statistics(channels, mean, std)
-    gain, offset = _affine(mean, std, images.device)
-    pixels = images.float()
+    gain, offset = _affine(mean, std, _UNITS[images.dtype], images.device)
+    pixels = images.to(torch.float32, copy=True)
     # In place: a second batch of floats would cost a processor more than the arithmetic.
     return torch.addcmul(offset, pixels, gain, out=pixels)
+
+
+def as_fractions(images: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Pixels of 8 or 16 bits as float32 in 0..1; floating point ones as they are."""
+    return images.float() / _UNITS[images.dtype]
 
 
 def imagenet_statistics(
@@ -227,26 +249,24 @@ def imagenet_statistics(
 
 
 @functools.lru_cache(maxsize=16)
-def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def _affine(
+    mean: tuple[float, ...], std: tuple[float, ...], unit: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
     # Cached, because sending even three numbers to an accelerator makes the host wait for it. Outside
     # inference mode, so that the same tensors serve training and evaluation.
     with torch.inference_mode(False):
         means, stds = (
             torch.tensor(values, dtype=torch.float64)[None, :, None, None] for values in (mean, std)
         )
-        return (1 / (255 * stds)).float().to(device), (-means / stds).float().to(device)
+        return (1 / (unit * stds)).float().to(device), (-means / stds).float().to(device)
 
 
-def _resize(
-    pixels: UInt8[np.ndarray, "H W C"], size: tuple[int, int], interpolation: Interpolation
-) -> UInt8[Tensor, "C h w"]:
-    channels = pixels.shape[2]
-    if interpolation == "lanczos" or channels == 4:  # Pillow weighs colours by alpha
-        image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
-        return _to_tensor(image.resize((size[1], size[0]), _FILTERS[interpolation]))
-    # PyTorch's antialiased resize of bytes is Pillow's to within one grey level, four times as fast.
-    planes = rearrange(torch.from_numpy(pixels), "h w c -> 1 c h w")
-    return torch.nn.functional.interpolate(planes, size=size, mode=interpolation, antialias=True)[0]
+def _resize_rgba(
+    pixels: UInt8[np.ndarray, "H W 4"], size: tuple[int, int], interpolation: Interpolation
+) -> UInt8[Tensor, "4 h w"]:
+    """By Pillow, which weighs colours by alpha."""
+    image = Image.fromarray(pixels)
+    return _to_tensor(image.resize((size[1], size[0]), FILTERS[interpolation]))
 
 
 def _to_tensor(pixels: Image.Image) -> UInt8[Tensor, "C H W"]:
@@ -254,5 +274,5 @@ def _to_tensor(pixels: Image.Image) -> UInt8[Tensor, "C H W"]:
 
 
 def _check_interpolation(name: str) -> None:
-    if name not in _FILTERS:
-        raise ValueError(f"interpolation must be one of {', '.join(_FILTERS)}, not {name!r}.")
+    if name not in FILTERS:
+        raise ValueError(f"interpolation must be one of {', '.join(FILTERS)}, not {name!r}.")

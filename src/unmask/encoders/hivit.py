@@ -162,21 +162,18 @@ class HiViT(nn.Module):
     ) -> None:
         super().__init__()
         if patch_size % 4 or embed_dim % 4:
-            raise ValueError(
-                f"HiViT needs patch_size and embed_dim in multiples of 4, not {patch_size} and {embed_dim}"
-            )
+            raise ValueError(f"{patch_size=} and {embed_dim=} must be multiples of 4")
         self.num_classes = num_classes
         self.global_pool = global_pool
         self.embed_dim = self.num_features = self.head_hidden_size = embed_dim
         self.patch_size = patch_size
         widths = [embed_dim // 4, embed_dim // 2, embed_dim]
-        self.patch_embed = PatchEmbed(
+        size, norm = (
             img_size if isinstance(img_size, int) else tuple(img_size),
-            patch_size // 4,
-            in_chans,
-            widths[0],
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            output_fmt="NHWC",
+            partial(nn.LayerNorm, eps=1e-6),
+        )
+        self.patch_embed = PatchEmbed(
+            size, patch_size // 4, in_chans, widths[0], norm_layer=norm, output_fmt="NHWC"
         )
         height, width = self.patch_embed.img_size
         if height % patch_size or width % patch_size:
@@ -184,36 +181,30 @@ class HiViT(nn.Module):
         self.grid = height // patch_size, width // patch_size
         self.pos_embed = nn.Parameter(sincos_table(self.grid, embed_dim))
         self.register_buffer("positions", relative_positions(self.grid), persistent=False)
-        offsets = (2 * self.grid[0] - 1) * (2 * self.grid[1] - 1) if rel_pos else None
         rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
+        mlp = partial(ChannelMLP, ratio=stem_mlp_ratio, layer_scale=init_values)
+        block = partial(
+            Block,
+            embed_dim,
+            heads=num_heads,
+            ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            offsets=(2 * self.grid[0] - 1) * (2 * self.grid[1] - 1) if rel_pos else None,
+            layer_scale=init_values,
+        )
         self.blocks = nn.ModuleList()
         self.merges: list[int] = []  # places of the two merges in `blocks`
         for depth, dim in zip(depths[:2], widths[:2], strict=True):
-            for _ in range(depth):
-                self.blocks.append(
-                    ChannelMLP(dim, ratio=stem_mlp_ratio, layer_scale=init_values, drop_path=next(rates))
-                )
+            self.blocks.extend(mlp(dim, drop_path=next(rates)) for _ in range(depth))
             self.merges.append(len(self.blocks))
             self.blocks.append(PatchMerge(dim))
-        for _ in range(depths[2]):
-            self.blocks.append(
-                Block(
-                    embed_dim,
-                    heads=num_heads,
-                    ratio=mlp_ratio,
-                    qkv_bias=qkv_bias,
-                    offsets=offsets,
-                    layer_scale=init_values,
-                    drop_path=next(rates),
-                )
-            )
+        self.blocks.extend(block(drop_path=next(rates)) for _ in range(depths[2]))
         self.fc_norm = nn.LayerNorm(embed_dim, eps=1e-6) if num_classes else nn.Identity()
         self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
+        places = [*(merge - 1 for merge in self.merges), len(self.blocks) - 1]
         self.feature_info = [
             {"num_chs": dim, "reduction": patch_size // side, "module": f"blocks.{place}"}
-            for dim, side, place in zip(
-                widths, SCALES, [*(m - 1 for m in self.merges), len(self.blocks) - 1], strict=True
-            )
+            for dim, side, place in zip(widths, SCALES, places, strict=True)
         ]
         self.apply(_initialise)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Shaped
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -38,7 +38,7 @@ class Guard:
         self._in_a_row = 0
 
     def reject(
-        self, step: int, outcome: Outcome, views: Mapping[str, UInt8[Tensor, "B C H W"]]
+        self, step: int, outcome: Outcome, views: Mapping[str, Shaped[Tensor, "B C H W"]]
     ) -> str | None:
         """Note a step that was not.
 
@@ -65,12 +65,13 @@ def keep(
     job: Job,
     step: int,
     outcome: Outcome,
-    views: Mapping[str, UInt8[Tensor, "B C H W"]],
+    views: Mapping[str, Shaped[Tensor, "B C H W"]],
 ) -> Path | None:
     """Write `failures/step_XXXXXXXX.safetensors`, and the pictures as PNG beside it.
 
-    The file holds every view in 8 bits under its name, and `hidden` [B, N], the step's masks; its metadata
-    say step, loss, gradient norm and the names of the files. Each process keeps its own part of the batch.
+    The file holds every view under its name, as it was read, and `hidden` [B, N], the step's masks; its
+    metadata say step, loss, gradient norm and the names of the files. Each process keeps its own part of the
+    batch.
 
     Returns:
         The file; None if `MOST_KEPT` are there already.
@@ -92,7 +93,7 @@ def keep(
     return path
 
 
-def _hidden(job: Job, step: int, views: Mapping[str, UInt8[Tensor, "B C H W"]]) -> Bool[Tensor, "B N"]:
+def _hidden(job: Job, step: int, views: Mapping[str, Shaped[Tensor, "B C H W"]]) -> Bool[Tensor, "B N"]:
     """The masks of the step, drawn once more."""
     parts = job.recipe.optim.accumulate
     masks = []

@@ -5,7 +5,7 @@ import torch
 from unmask.data import EvaluationLoader, Subset, normalise
 from unmask.engine.files import beside
 from unmask.engine.setup import Job
-from unmask.visualize import reconstruction_strip
+from unmask.visualize import reconstruction_strip, shown_statistics
 
 IMAGES = 8
 
@@ -24,6 +24,7 @@ def save_strip(job: Job, step: int) -> None:
         data.image_size,
         batch_size=count,
         channels=data.channels,
+        bits=data.depth,
         crop_fraction=1.0,
         interpolation=data.interpolation,
         max_bad=1.0,
@@ -35,7 +36,8 @@ def save_strip(job: Job, step: int) -> None:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(job.recipe.seed)
             mask = job.result.draw(images)
-            picture = reconstruction_strip(job.result, images, mask, mean=job.mean, std=job.std)
+            mean, std = shown_statistics(data, job.mean, job.std)
+            picture = reconstruction_strip(job.result, images, mask, mean=mean, std=std)
         if picture is None:
             return
         path = job.folder / "images" / f"step_{step:08d}.png"

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from rich.console import Console
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from unmask import __version__
-from unmask.data import Source, open_source
+from unmask.data import open_source
 from unmask.encoders.base import ImageSize
 from unmask.engine.bad import note_bad
 from unmask.engine.checkpoint import State, checkpoints, load_checkpoint, save_checkpoint
@@ -37,6 +37,7 @@ from unmask.engine.run import (
     saved_recipe,
     saved_state,
 )
+from unmask.engine.settle import in_words, settle, settled_as
 from unmask.engine.setup import Job, make_folder, prepare
 from unmask.engine.signals import StopRequest
 from unmask.engine.watch import Watch
@@ -55,7 +56,7 @@ BEST = "encoder_best.safetensors"
 def pretrain(
     method_or_recipe: str | Recipe,
     *,
-    data: str | Path | Source,
+    data: Any,
     out: str | Path,
     encoder: str | None = None,
     image_size: ImageSize | None = None,
@@ -82,7 +83,8 @@ def pretrain(
 
     Args:
         method_or_recipe: a method ("mae"), a published run, the path of a recipe.json, or a recipe.
-        data: folder, zip or tar of images, or an open source.
+        data: folder, zip or tar of images, a list of them (.txt, .csv), an open source, or a Python dataset:
+            a list, array, tensor, map-style torch Dataset or Hugging Face Dataset of images.
         out: the run's folder, new or empty unless `resume` or `overwrite`.
         encoder: timm's name; this, the options up to `lr`, and `seed` replace what the recipe says.
         lr: peak learning rate; None is the recipe's, scaled to the batch.
@@ -102,13 +104,16 @@ def pretrain(
     """
     folder = Path(out)
     saved = saved_recipe(folder, resume=resume, overwrite=overwrite)
-    source = data if isinstance(data, Source) else open_source(data)
+    source = open_source(data)
     require_apart(folder, source)
     name, encoder = continued(saved, method_or_recipe, encoder)
     options: dict[str, Any] = {"images": len(source), "image_size": image_size, "seed": seed, "lr": lr}
     options |= {"epochs": epochs, "steps": steps, "batch_size": batch_size, "overrides": overrides}
     recipe = resolve_recipe(name, encoder=encoder, **options)
-    if saved is not None:
+    if saved is None:
+        recipe = settle(recipe, source)
+    else:
+        recipe = settled_as(recipe, saved)
         require_same(saved, recipe)
     state = State(images=len(source)) if saved is None else saved_state(folder, len(source))
     if saved is not None and read_log(folder / "log.jsonl").status == "finished":
@@ -120,7 +125,7 @@ def pretrain(
         device=device, precision=precision, workers=workers, compile=compile, checkpointing=checkpointing
     )
     job = prepare(recipe, source, folder, machine, resumed=saved is not None)
-    where = location(data)
+    where = location(data if isinstance(data, str | Path) else source)
     return _run(job, state, data=where, resumed=saved is not None, overwrite=overwrite, progress=progress)
 
 
@@ -143,6 +148,8 @@ def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, p
             ProgressLine(step=state.step, total=job.total, shown=progress and main) as shown,
         ):
             shown.say(_headline(job, state, resumed=resumed))
+            if words := in_words(job.recipe.data):
+                shown.say(words)
             facts = {"data": data, "images": state.images, "steps": job.total}
             machine = {name: job.environment[name] for name in LOGGED}
             log.event("resume" if resumed else "start", state.step, **facts, **machine)
@@ -228,7 +235,7 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
 
 
 def update(
-    job: Job, views: Mapping[str, UInt8[Tensor, "B C H W"]], *, step: int = 0, signal: int | None = None
+    job: Job, views: Mapping[str, Shaped[Tensor, "B C H W"]], *, step: int = 0, signal: int | None = None
 ) -> Outcome:
     """One optimiser step; none if the loss or the gradient is not finite.
 
@@ -293,6 +300,7 @@ def _hand_over(job: Job, state: State, file: str) -> None:
             job.folder,
             mean=job.mean,
             std=job.std,
+            bits=job.recipe.data.depth,
             made_by={**made_by, "step": state.step},
             file=file,
         )

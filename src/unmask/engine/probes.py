@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from unmask.data import EvaluationLoader, PretrainLoader, Source, Subset, normalise, open_splits, split
@@ -66,7 +66,7 @@ class Images:
         labels: [n]; None without.
     """
 
-    pixels: UInt8[Tensor, "n C H W"]
+    pixels: Shaped[Tensor, "n C H W"]
     labels: Int64[Tensor, " n"] | None
     train: int
     classes: int
@@ -123,6 +123,7 @@ class Probes:
                 batch_size=BATCH,
                 workers=self._job.environment["workers"] if len(source) > 4 * BATCH else 0,
                 channels=data.channels,
+                bits=data.depth,
                 interpolation=data.interpolation,
                 max_bad=1.0,
                 pin_memory=False,
@@ -137,7 +138,7 @@ class Probes:
         return Images(pixels, torch.cat(labels) if labelled else None, counts[0], classes)
 
     @cached_property
-    def _crops(self) -> dict[str, UInt8[Tensor, "B C H W"]]:
+    def _crops(self) -> dict[str, Shaped[Tensor, "B C H W"]]:
         """Fresh crops, as in training but of another seed."""
         job = self._job
         loader = PretrainLoader(
@@ -166,7 +167,7 @@ class Probes:
             "chance": method.chance_loss,
         }
 
-    def _features(self, pixels: UInt8[Tensor, "n C H W"]) -> Float[Tensor, "n D"]:
+    def _features(self, pixels: Shaped[Tensor, "n C H W"]) -> Float[Tensor, "n D"]:
         job, encoder = self._job, self._job.result.encoder
         parts = [
             encoder(normalise(part.to(job.accelerator.device), job.mean, job.std)).pooled("mean").float()
@@ -175,7 +176,7 @@ class Probes:
         ]
         return torch.cat(parts) if parts else torch.empty(0, encoder.dim)
 
-    def _looks(self, pixels: UInt8[Tensor, "n C H W"]) -> dict[str, float]:
+    def _looks(self, pixels: Shaped[Tensor, "n C H W"]) -> dict[str, float]:
         """Shares of the images that are of one colour, and that are copies of others."""
         if not len(pixels):
             return {}
@@ -187,7 +188,7 @@ class Probes:
         constant = (deviation < ONE_COLOUR).float().mean()
         return {"constant": round(float(constant), 4), "copies": round(1 - len(different) / len(pixels), 4)}
 
-    def _draw(self, pixels: UInt8[Tensor, "n C H W"], features: Float[Tensor, "n D"], step: int) -> None:
+    def _draw(self, pixels: Shaped[Tensor, "n C H W"], features: Float[Tensor, "n D"], step: int) -> None:
         path = self._job.folder / "images" / f"neighbours_{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         unfinished = beside(path)

@@ -7,14 +7,14 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from unmask.data import Augment, PretrainLoader, Source
-from unmask.data.views import imagenet_statistics, normalise
+from unmask.data.views import as_fractions, imagenet_statistics, normalise
 from unmask.engine.files import write_text
 from unmask.engine.machine import (
     Machine,
@@ -78,12 +78,12 @@ class Job:
         """The method with the weights that are exported and shown: averaged if they are."""
         return self.method if self.ema is None else self.ema.module
 
-    def as_input(self, name: str, view: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    def as_input(self, name: str, view: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """A view as the method takes it, on its device."""
         pixels = view.to(self.accelerator.device, non_blocking=True)
         if self.method.views[name].normalised:
             return normalise(pixels, self.mean, self.std)
-        return pixels.float() / 255
+        return as_fractions(pixels)
 
     @property
     def machine_name(self) -> str:
@@ -193,6 +193,7 @@ def _augment(data: Data) -> Augment:
             flip=data.flip,
             interpolation=data.interpolation,
             channels=data.channels,
+            bits=data.depth,
         )
     except ValueError as error:
         raise UserError(str(error)) from error

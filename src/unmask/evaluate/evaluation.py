@@ -43,7 +43,7 @@ def evaluate(
     kind: str,
     run_or_name: str | Path | Encoder,
     *,
-    data: str | Path,
+    data: Any,
     pool: str = "mean",
     layer: int | None = None,
     image_size: ImageSize | None = None,
@@ -68,8 +68,9 @@ def evaluate(
             "random:NAME" (random weights), "pixels", or an encoder (normalised by ImageNet's statistics).
         data: a folder or archive with `train` and `validation` (or `val`, `test`), each with a folder for
             every class; or with class folders only, of which a fifth of the images then validates, always
-            the same ones.
-        pool: "mean", "max" or "std" over the patches, "cls", the class token, or several joined by "+".
+            the same ones; a table (.csv) with the columns path, label and perhaps split; a Python dataset
+            of (image, label), or a dictionary of two.
+        pool: "mean", "max" or "std" over the patches, "cls", or several joined by "+".
         layer: features are the raw output of this block; None is the last one's after the final norm.
         image_size: height and width in pixels; None is what the encoder was trained with.
         batch_size: images through the encoder at a time; does not change the result.
@@ -79,9 +80,8 @@ def evaluate(
         baselines: also try the same architecture with random weights, the pixels, and the largest class.
         baseline_seeds: number of random networks; their mean is the baseline.
         json: a file for the result.
-        options: of the probe: for "knn" k, temperature; for "linear" epochs, warmup_epochs, lr,
-            probe_batch_size, flip (features of the mirrored training images too); for "sweep" the same with
-            rates in the place of lr, and layers and pools (see `places_of`) in the place of layer and pool.
+        options: for "knn" k, temperature; for "linear" epochs, warmup_epochs, lr, probe_batch_size, flip
+            (mirrored training images too); for "sweep" the same with rates, layers and pools (`places_of`).
 
     Returns:
         Plain data: "top1" in [0, 1] with its "standard_error", "mean_class_accuracy", "baselines" (name ->
@@ -107,6 +107,7 @@ def evaluate(
         extractors,
         image_size=subject.image_size,
         channels=subject.channels,
+        bits=subject.bits,
         batch_size=batch_size,
         workers=workers_for(len(train), batch_size, workers),
         device=device,

@@ -4,20 +4,21 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from unmask.data import EvaluationLoader, Source, labels_of, normalise
+from unmask.data.arrays import Bits
 from unmask.encoders import Encoder, Features
 from unmask.engine.machine import default_workers
 from unmask.errors import UserError
 
 PIXELS_SIDE = 32
 
-# One vector for each image of a batch of 8-bit images.
-Extractor = Callable[[UInt8[Tensor, "B C H W"]], Float[Tensor, "B D"]]
+# One vector for each image of a batch, of 8, 16 or 32 bits.
+Extractor = Callable[[Shaped[Tensor, "B C H W"]], Float[Tensor, "B D"]]
 
 
 class Place(NamedTuple):
@@ -63,7 +64,7 @@ def features_at(
     encoder.eval()
     widths_of(encoder, places)
 
-    def vectors(images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+    def vectors(images: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         layers = layer_features(encoder, normalise(images, mean, std), {layer for layer, _ in places})
         return torch.cat([layers[layer].pooled(pool) for layer, pool in places], dim=1)
 
@@ -98,7 +99,7 @@ def widths_of(encoder: Encoder, places: Collection[Place]) -> list[int]:
         raise UserError(str(error)) from error
 
 
-def pixels(images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+def pixels(images: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
     """The image itself, averaged down to 32 x 32 and normalised by ImageNet's statistics: the baseline that
     any learned feature should beat."""
     small = torch.nn.functional.interpolate(normalise(images), size=(PIXELS_SIDE, PIXELS_SIDE), mode="area")
@@ -112,6 +113,7 @@ def extract(
     *,
     image_size: tuple[int, int],
     channels: int = 3,
+    bits: Bits = 8,
     batch_size: int = 64,
     workers: int = 0,
     device: str = "cpu",
@@ -130,7 +132,9 @@ def extract(
         UserError: the source has no labels, or too many files cannot be read.
     """
     labels_of(source)
-    loader = EvaluationLoader(source, image_size, batch_size=batch_size, workers=workers, channels=channels)
+    loader = EvaluationLoader(
+        source, image_size, batch_size=batch_size, workers=workers, channels=channels, bits=bits
+    )
     found: dict[str, list[Tensor]] = {name: [] for name in extractors}
     labels: list[Tensor] = []
     for images, batch_labels, _ in watched(loader, len(source), description if progress else None):

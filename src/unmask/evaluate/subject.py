@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from unmask.data.arrays import Bits
 from unmask.encoders import Encoder, create_encoder
 from unmask.encoders.base import ImageSize, height_and_width
 from unmask.evaluate.features import PIXELS_SIDE, Extractor, Place, features_at, pixels
@@ -28,6 +29,7 @@ class Subject:
         encoder: None for raw pixels.
         image_size: height and width in pixels.
         mean: None is ImageNet's; so is std.
+        bits: of a channel.
         run: the run folder it comes from, if any.
         made_by: provenance from the card.
     """
@@ -37,6 +39,7 @@ class Subject:
     image_size: tuple[int, int]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    bits: Bits = 8
     run: Path | None = None
     made_by: dict[str, Any] | None = None
 
@@ -76,6 +79,7 @@ def find_subject(run_or_name: str | Path | Encoder, *, image_size: ImageSize | N
             encoder.image_size,
             mean=tuple(card["mean"]),
             std=tuple(card["std"]),
+            bits=card.get("bits", 8),
             run=run,
             made_by=card.get("made_by"),
         )

@@ -54,7 +54,12 @@ def export(run: str | Path, *, to: str, out: str | Path | None = None, normalise
         target = target / default.name
     if to == "onnx":
         return write_onnx(encoder, card, target, normalise=normalise)
-    made_by = card.get("made_by", {})
     return save_encoder(
-        encoder, target.parent, mean=card["mean"], std=card["std"], made_by=made_by, file=target.name
+        encoder,
+        target.parent,
+        mean=card["mean"],
+        std=card["std"],
+        bits=card.get("bits", 8),
+        made_by=card.get("made_by", {}),
+        file=target.name,
     )

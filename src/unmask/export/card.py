@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from unmask.export.saved import unit_of
+
 CROP = 0.875  # of the shorter side: the centre that evaluations look at
 
 _CARD = """\
@@ -42,7 +44,7 @@ def write_model_card(folder: Path, card: dict[str, Any], *, library: str, load: 
         "architecture": f"timm's {card['architecture']['model_name']}, {card['dim']} features",
         "images": " × ".join(map(str, card["image_size"])) + f" pixels, {card['channels']} channels",
         "view": f"shorter side scaled to the size / {CROP}, centre cut out, bicubic",
-        "mean of pixels in 0..1": ", ".join(f"{value:g}" for value in card["mean"]),
+        f"mean of pixels{unit_of(card)}": ", ".join(f"{value:g}" for value in card["mean"]),
         "standard deviation": ", ".join(f"{value:g}" for value in card["std"]),
         **{f"made by: {name}": value for name, value in made_by.items()},
     }

@@ -19,6 +19,7 @@ from unmask.encoders import Encoder
 from unmask.engine.files import put_all
 from unmask.errors import UserError
 from unmask.export.card import CROP
+from unmask.export.saved import unit_of
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession({file!r})
-# images: float32 [B, {channels}, {height}, {width}] in 0..1{preparation}
+# images: float32 [B, {channels}, {height}, {width}]{unit}{preparation}
 names = [output.name for output in session.get_outputs()]
 features = dict(zip(names, session.run(None, {{"images": images}})))
 """
@@ -89,14 +90,16 @@ def write_onnx(encoder: Encoder, card: dict[str, Any], path: Path, *, normalise:
             raise UserError(f"An export to ONNX needs {needed}: pip install 'unmask[onnx]'")
     graph = Graph(encoder, card, normalise=normalise)
     height, width = encoder.image_size
+    unit = unit_of(card)
     values = {"mean": card["mean"], "std": card["std"]}
     about = {
         **{name: value for name, value in card.items() if name not in ("load", "pool")},
-        "input": "pixels in 0..1" if normalise else "(pixels in 0..1 - mean) / std",
+        "input": f"pixels{unit}" if normalise else f"(pixels{unit} - mean) / std",
         "crop_fraction": CROP,
         "outputs": graph.outputs,
         "load": _LOAD.format(
             file=path.name,
+            unit=unit,
             channels=encoder.channels,
             height=height,
             width=width,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from timm.models import model_entrypoint
 from torch import Tensor, nn
 
 from unmask.encoders import Encoder
@@ -19,12 +20,12 @@ from unmask.load import FORMAT, WEIGHTS
 
 _SNIPPET = """\
 import timm
-from safetensors.torch import load_file
+{registers}from safetensors.torch import load_file
 
 model = timm.create_model({arguments})
 model.load_state_dict(load_file({file!r}), strict=True)
 model.eval()
-# images: [B, {channels}, {height}, {width}] in 0..1, then (images - mean) / std, channel by channel:
+# images: [B, {channels}, {height}, {width}]{unit}, then (images - mean) / std, channel by channel:
 mean, std = {mean}, {std}
 # features = model.forward_features(images)
 """
@@ -36,6 +37,7 @@ def save_encoder(
     *,
     mean: Sequence[float],
     std: Sequence[float],
+    bits: int = 8,
     made_by: dict[str, Any],
     file: str = WEIGHTS,
 ) -> Path:
@@ -45,6 +47,7 @@ def save_encoder(
         folder: made if it is missing; files of the same names are replaced.
         mean: of pixels in 0..1, one for each channel: what the encoder was trained with.
         std: likewise.
+        bits: of a channel of the images; with 32, mean and std are of the numbers as they are.
         made_by: provenance, plain data: method, recipe, step, version.
         file: name of the weights, ending in `.safetensors`; the card is called alike.
     """
@@ -56,6 +59,7 @@ def save_encoder(
         "channels": encoder.channels,
         "mean": [float(value) for value in mean],
         "std": [float(value) for value in std],
+        "bits": bits,
         "patch_size": encoder.patch_size,
         "stride": encoder.stride,
         "dim": encoder.dim,
@@ -79,12 +83,19 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def unit_of(card: dict[str, Any]) -> str:
+    """What pixels are before they are normalised, to follow a shape."""
+    return ", the numbers as the files hold them" if card.get("bits", 8) == 32 else " in 0..1"
+
+
 def snippet(card: dict[str, Any], file: str) -> str:
     """Python that loads the weights with timm and safetensors alone."""
     architecture = json.loads(json.dumps(card["architecture"]))
     model_name = architecture.pop("model_name")
     height, width = card["image_size"]
+    ours = model_entrypoint(model_name).__module__.startswith("unmask.")
     return _SNIPPET.format(
+        registers="import unmask.encoders  # timm has no such model; this adds it\n" if ours else "",
         arguments=", ".join(
             [repr(model_name), *(f"{name}={value!r}" for name, value in architecture.items())]
         ),
@@ -92,6 +103,7 @@ def snippet(card: dict[str, Any], file: str) -> str:
         channels=card["channels"],
         height=height,
         width=width,
+        unit=unit_of(card),
         mean=card["mean"],
         std=card["std"],
     )

@@ -33,14 +33,22 @@ class Data(Section):
     """How an image becomes an input."""
 
     image_size: tuple[PositiveInt, PositiveInt] = (224, 224)  # height, width
-    channels: Literal[1, 3, 4] = 3
+    channels: PositiveInt = 3  # 1 (grey), 3 (RGB), 4 (RGBA), or as many as the pictures have
+    bits: Literal[8, 16, 32] | None = None  # of a channel, 32: floating point; None is what the pictures have
     crop_scale: tuple[Fraction, Fraction] = (0.2, 1.0)  # share of the picture's area
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
     flip: bool = True
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
-    mean: tuple[float, ...] | None = None  # a channel, of pixels in [0, 1]; None is ImageNet's
+    normalisation: Literal["imagenet", "measure"] | None = None
+    # where mean and std come from if they are not given; None: ImageNet's for RGB of 8 bits, else measured
+    mean: tuple[float, ...] | None = None  # a channel, of pixels in [0, 1] unless bits is 32
     std: tuple[float, ...] | None = None
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of unreadable images that ends the run
+
+    @property
+    def depth(self) -> Literal[8, 16, 32]:
+        """Bits of a channel; of recipes that say nothing, 8."""
+        return self.bits or 8
 
     @model_validator(mode="after")
     def _check(self) -> Self:

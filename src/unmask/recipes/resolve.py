@@ -77,6 +77,8 @@ def resolve_recipe(
         data["encoder"] = own | kept
     if seed is not None:
         data["seed"] = seed
+    if "data.normalisation" in changes:
+        data["data"] |= {"mean": None, "std": None}  # of other data: what was measured or given before
     for key, value in changes.items():
         _set(data, key, value)
     if data["encoder"].get("pretrained") and data["data"]["mean"] is data["data"]["std"] is None:
