@@ -16,6 +16,7 @@ from tests.engine.tiny import events, lines, pictures, run
 from unmask.data import normalise
 from unmask.engine.guard import MOST_KEPT
 from unmask.errors import UserError
+from unmask.masking import Mask
 from unmask.methods.mae import MAE
 from unmask.runs import load_method, read_log
 
@@ -29,8 +30,8 @@ def breaking(monkeypatch: pytest.MonkeyPatch, steps: range) -> list[float]:
     """MAE's loss is no number at some steps; returns the losses that it would have had."""
     forward, losses = MAE.forward, []
 
-    def sometimes(self: MAE, images: Tensor) -> dict[str, Tensor]:
-        loss = forward(self, images)["loss"]
+    def sometimes(self: MAE, images: Tensor, *, mask: Mask | None = None) -> dict[str, Tensor]:
+        loss = forward(self, images, mask=mask)["loss"]
         losses.append(loss.item())
         return {"loss": loss * (math.nan if len(losses) in steps else 1)}
 
