@@ -209,7 +209,7 @@ def test_a_mistake_in_a_real_process() -> None:
 def test_no_memory_is_a_mistake_with_a_way_out(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def forward(self: MAE, images: Tensor) -> dict[str, Tensor]:
+    def forward(self: MAE, images: Tensor, *, mask: Mask | None = None) -> dict[str, Tensor]:
         return {"loss": images.new_empty(2**60).sum()}  # more than any machine has
 
     monkeypatch.setattr(MAE, "forward", forward)

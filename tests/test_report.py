@@ -312,7 +312,7 @@ def test_neighbours_of_the_newest_probe_are_shown(run: Path) -> None:
 def test_failed_run(run: Path) -> None:
     write_log(run, [START, step(1), {"event": "failed", "step": 1, "reason": "the loss", "time": 1003.0}])
     html, page = report(run)
-    assert 'class="status failed"' in html and "The run ended early at step 1" in page.text
+    assert 'class="status failed"' in html and "The run ended early, at step 1. The loss" in page.text
 
 
 @pytest.mark.parametrize(
