@@ -163,8 +163,7 @@ class HiViT(nn.Module):
         super().__init__()
         if patch_size % 4 or embed_dim % 4:
             raise ValueError(f"{patch_size=} and {embed_dim=} must be multiples of 4")
-        self.num_classes = num_classes
-        self.global_pool = global_pool
+        self.num_classes, self.global_pool = num_classes, global_pool
         self.embed_dim = self.num_features = self.head_hidden_size = embed_dim
         self.patch_size = patch_size
         widths = [embed_dim // 4, embed_dim // 2, embed_dim]
@@ -199,8 +198,7 @@ class HiViT(nn.Module):
             self.merges.append(len(self.blocks))
             self.blocks.append(PatchMerge(dim))
         self.blocks.extend(block(drop_path=next(rates)) for _ in range(depths[2]))
-        self.fc_norm = nn.LayerNorm(embed_dim, eps=1e-6) if num_classes else nn.Identity()
-        self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
+        self._add_classifier(num_classes)
         places = [*(merge - 1 for merge in self.merges), len(self.blocks) - 1]
         self.feature_info = [
             {"num_chs": dim, "reduction": patch_size // side, "module": f"blocks.{place}"}
@@ -254,6 +252,10 @@ class HiViT(nn.Module):
         """Names that weight decay spares beside biases and norms."""
         return {"pos_embed"}
 
+    def _add_classifier(self, num_classes: int) -> None:
+        self.fc_norm = nn.LayerNorm(self.embed_dim, eps=1e-6) if num_classes else nn.Identity()
+        self.head = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
+
     def get_classifier(self) -> nn.Module:
         return self.head
 
@@ -261,11 +263,8 @@ class HiViT(nn.Module):
         """Another number of classes, with new weights."""
         self.num_classes = num_classes
         self.global_pool = self.global_pool if global_pool is None else global_pool
-        device = self.pos_embed.device
-        self.fc_norm = nn.LayerNorm(self.embed_dim, eps=1e-6) if num_classes else nn.Identity()
-        self.head = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
-        self.fc_norm.to(device)
-        self.head.to(device)
+        with torch.device(self.pos_embed.device):
+            self._add_classifier(num_classes)
 
 
 def as_map(units: Tensor, grid: Grid) -> Float[Tensor, "B C h w"]:

@@ -6,7 +6,6 @@ import json as jsonlib
 import platform
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -91,14 +90,14 @@ def evaluate(
     Raises:
         UserError: a wrong option, an encoder that cannot be had, data without labels.
     """
-    start = time.perf_counter()
-    _check_options(kind, options, Place(layer, pool))
+    start, place = time.perf_counter(), Place(layer, pool)
+    _check_options(kind, options, place)
     device = choose_device(device)
     target = None if json is None else _writable(json)
     train, validation = open_splits(data)
-    classes = labels_of(train)[1]
+    _, classes = labels_of(train)
     subject = find_subject(run_or_name, image_size=image_size, seed=seed)
-    places = _places(kind, subject, Place(layer, pool), options)
+    places = _places(kind, subject, place, options)
     others = _baselines(subject, places, device=device, seeds=baseline_seeds) if baselines else {}
     extractors = {OWN: subject.extractor(places, device), **others}
     require_memory(len(train) * len(extractors), sum(places.values()))
@@ -115,17 +114,17 @@ def evaluate(
     )
     features, labels = read(train, description="training images")
     if options.pop("flip", False):
-        options["mirrored"] = read(train, description="mirrored images", mirror=True)[0]
+        options["mirrored"], _ = read(train, description="mirrored images", mirror=True)
     held_out, held_out_labels = read(validation, description="validation images")
     options |= {} if kind == "knn" else {"seed": seed}
     options |= _places_of_each(places, extractors, features) if kind == "sweep" else {}
     probe = partial(_probe, kind, features, labels, held_out, len(classes), device, options)
-    with Console(stderr=True).status("classifiers") if progress else nullcontext():
+    with Console(stderr=True, quiet=not progress).status("classifiers"):
         probes = {name: probe(name) for name in extractors}
     result = {
         "kind": kind,
         **_scores(probes, labels, held_out_labels, len(classes), baselines=baselines),
-        **_describe(subject, Place(layer, pool), probes[OWN].settings),
+        **_describe(subject, place, probes[OWN].settings),
         "data": location(data),
         "classes": classes,
         "train": _count(labels),
@@ -135,8 +134,7 @@ def evaluate(
         "seconds": round(time.perf_counter() - start, 2),
         "hardware": _hardware(device),
     }
-    _keep(result, target, subject.run)
-    return result
+    return _keep(result, target, subject.run)
 
 
 def _check_options(kind: str, options: Mapping[str, Any], place: Place) -> None:
@@ -265,11 +263,12 @@ def _hardware(device: str) -> str:
     return f"CPU, {cores()} cores, {platform.machine()}"
 
 
-def _keep(result: dict[str, Any], target: Path | None, run: Path | None) -> None:
+def _keep(result: dict[str, Any], target: Path | None, run: Path | None) -> dict[str, Any]:
     if target is not None:
         write_text(target, jsonlib.dumps(result, indent=2, allow_nan=False) + "\n")
     if run is not None:
         _note(run, result)
+    return result
 
 
 def _note(run: Path, result: dict[str, Any]) -> None:
