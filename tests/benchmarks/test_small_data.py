@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-
 from benchmarks.small_data import ROWS, gain
+
 from unmask.recipes.build import build_method
 from unmask.recipes.resolve import resolve_recipe
 
