@@ -142,6 +142,9 @@ def test_list_and_show() -> None:
     shown = unmask("show", "mae_vit_base_800ep").stdout
     assert "Published:" in shown and '"base_lr": 0.00015' in shown
     assert "arXiv 2111.06377" in unmask("show", "mae").stdout
+    assert "--images 3000" in unmask("show", "mae").stdout
+    few = unmask("show", "mae", "--images", "3000").stdout
+    assert "for 3,000 images" in few and '"patch_size": 8' in few
     assert '"dim": 192' in unmask("show", "vit_tiny_patch16_224").stdout
 
 
@@ -178,6 +181,7 @@ def test_list_and_show() -> None:
         (["evaluate", "knn", "resnet50", "--data", "{photos}"], "resnet50"),
         (["export", "{tmp}/none", "--to", "timm"], "{tmp}/none"),
         (["show", "mae_vit_bse_800ep"], "mae_vit_base_800ep"),
+        (["show", "mae_vit_base_800ep", "--images", "3000"], "--images goes with a method (mae, simmim)"),
         (["list", "methds"], "methods"),
         (["reconstruct", "{tmp}", "a.jpg"], "{tmp}"),
         (["convert", "{tmp}/none.pth"], "{tmp}/none.pth is not there"),

@@ -190,11 +190,14 @@ def list_names(
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="Method, published run, recipe.json, or encoder.")],
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Of a method: its defaults for a data set of this many.")
+    ] = None,
 ) -> None:
     """Everything that a name stands for: the paper and the complete recipe."""
     from unmask.listing import describe
 
-    title, text, json = describe(name)
+    title, text, json = describe(name, images=images)
     console = Console()
     console.print(f"[bold]{escape(title)}[/]\n", highlight=False)
     console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unmask.errors import UserError
 from unmask.recipes import DEFAULTS, RECIPES
-from unmask.recipes.resolve import resolve_recipe
+from unmask.recipes.resolve import FEW_IMAGES, resolve_recipe
 
 
 def listing(what: str, pattern: str = "") -> Iterator[tuple[str, str]]:
@@ -29,17 +29,26 @@ def listing(what: str, pattern: str = "") -> Iterator[tuple[str, str]]:
                 yield name, (inspect.getdoc(recipe) or "").splitlines()[0]
 
 
-def describe(name: str) -> tuple[str, str, str]:
+def describe(name: str, *, images: int | None = None) -> tuple[str, str, str]:
     """(title, text, JSON) about a method, a published run, a recipe file or an encoder.
 
+    Args:
+        images: in the data set that a method's defaults are wanted for; None is many.
+
     Raises:
-        UserError: nothing has this name.
+        UserError: nothing has this name, or what has it does not follow from the number of images.
     """
     if name in DEFAULTS:
         from unmask.methods import METHODS
 
         title, *rest = _paper(METHODS[name])
-        return title, "\n".join(rest).strip() + f"\n\nDefaults of `unmask pretrain {name}`:", _recipe(name)
+        text = "\n".join(rest).strip() + "\n\n" + _defaults_of(name, images)
+        return title, text, resolve_recipe(name, images=images).to_json()
+    if images is not None:
+        raise UserError(
+            f"--images goes with a method ({', '.join(DEFAULTS)}), whose defaults follow from the number of "
+            f"images. Leave it out for {name}."
+        )
     if name in RECIPES:
         title, *rest = (inspect.getdoc(RECIPES[name]) or name).splitlines()
         return title, "\n".join(rest).strip() + "\n", _recipe(name)
@@ -67,6 +76,17 @@ def describe(name: str) -> tuple[str, str, str]:
 def _paper(method: type) -> list[str]:
     """The paper card of a method: the docstring of its module."""
     return (inspect.getdoc(inspect.getmodule(method)) or method.__name__).splitlines()
+
+
+def _defaults_of(method: str, images: int | None) -> str:
+    """What the recipe that follows is."""
+    what = f"Defaults of `unmask pretrain {method}`"
+    if images is not None:
+        return f"{what} for {images:,} images:"
+    return (
+        f"Fewer than {FEW_IMAGES:,} images get a smaller encoder, smaller images and a shorter run: `unmask "
+        f"show {method} --images 3000`.\n\n{what} for more of them, before epochs follow from their number:"
+    )
 
 
 def _recipe(name: str) -> str:

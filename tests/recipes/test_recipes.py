@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from unmask.errors import UserError
-from unmask.recipes import RECIPES
+from unmask.recipes import DEFAULTS, RECIPES, SMALL
 from unmask.recipes.base import Recipe, scaled_lr
 from unmask.recipes.build import build_method
-from unmask.recipes.resolve import parse_value, resolve_recipe
+from unmask.recipes.resolve import FEW_IMAGES, SMALL_RUN, parse_value, resolve_recipe
 
 PARAMETERS = {  # computed from the official code
     "mae_vit_base_800ep": 111_655_680,
@@ -119,11 +119,67 @@ def test_published_weights_bring_their_normalisation() -> None:
     assert resolve_recipe("mae", encoder=name).data.mean is None
 
 
-def test_defaults_follow_the_size_of_the_data() -> None:
-    small, large = resolve_recipe("mae", images=100), resolve_recipe("mae", images=10_000_000)
-    assert (small.optim.batch_size, small.schedule.epochs) == (64, 800)
+def test_many_images_get_the_default() -> None:
+    large = resolve_recipe("mae", images=10_000_000)
     assert (large.optim.batch_size, large.schedule.epochs) == (256, 100)
+    assert resolve_recipe("mae", images=FEW_IMAGES).schedule.epochs == 200  # of 20,000: 4 million in all
+    assert resolve_recipe("mae", images=FEW_IMAGES).data.image_size == (224, 224)
+
+
+@pytest.mark.parametrize("method", DEFAULTS)
+def test_few_images_get_the_recipe_for_small_data(method: str) -> None:
+    few, measured = resolve_recipe(method, images=FEW_IMAGES - 1), SMALL[method]()
+    assert (few.encoder, few.data, few.optim) == (measured.encoder, measured.data, measured.optim)
+    assert resolve_recipe(method).encoder == DEFAULTS[method]().encoder  # how many is not known
+    built = build_method(few)
+    assert sum(parameter.numel() for parameter in built.parameters()) < 4e6
+
+
+@pytest.mark.parametrize("images", [1, 40, 500, 3_000, 19_999])
+def test_a_run_on_few_images_is_as_long_as_bounds_allow(images: int) -> None:
+    schedule = resolve_recipe("simmim", images=images).schedule
+    assert schedule.epochs is not None
+    assert SMALL_RUN.fewest_epochs <= schedule.epochs <= SMALL_RUN.most_epochs
+    seen = schedule.epochs * images
+    free = SMALL_RUN.fewest_epochs < schedule.epochs < SMALL_RUN.most_epochs
+    assert not free or abs(seen - SMALL_RUN.images) <= images
+    assert schedule.warmup_epochs == schedule.epochs / 20
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"encoder": "vit_base_patch16_224"},
+        {"image_size": 224},
+        {"overrides": {"data.image_size": "[224, 224]"}},
+        {"overrides": {"encoder.pretrained": "true"}},
+    ],
+)
+def test_who_chooses_encoder_weights_or_size_gets_the_default_for_them(chosen: dict) -> None:
+    """The small encoder is made for small images, and nobody publishes weights of it."""
+    recipe = resolve_recipe("mae", images=3000, **chosen)
+    assert "patch_size" not in recipe.encoder.options and recipe.data.image_size == (224, 224)
+    assert recipe.schedule.epochs == 800
+
+
+def test_other_choices_stay_with_the_recipe_for_small_data() -> None:
+    overrides = {"method.mask_ratio": "0.6", "encoder.pretrained": "false"}
+    recipe = resolve_recipe("mae", images=3000, epochs=7, lr=1e-4, overrides=overrides)
+    assert recipe.encoder.options["patch_size"] == 8 and recipe.method.options["mask_ratio"] == 0.6
+    assert (recipe.schedule.epochs, recipe.schedule.warmup_epochs) == (7, 7 / 20)
+    assert recipe.optim.peak_lr == 1e-4
+
+
+def test_a_batch_is_filled_by_the_images() -> None:
+    assert resolve_recipe("mae", images=20).optim.batch_size == 16
+    assert resolve_recipe("mae", images=20, encoder="vit_small_patch16_224").optim.batch_size == 16
+    assert resolve_recipe("mae", images=100, encoder="vit_small_patch16_224").optim.batch_size == 64
     assert resolve_recipe("mae", images=100, batch_size=10).optim.batch_size == 10
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_published_runs_do_not_follow_the_size_of_the_data(name: str) -> None:
+    assert resolve_recipe(name, images=100) == resolve_recipe(name)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from unmask.recipes import itpn, mae, simmim
 from unmask.recipes.base import Recipe
 
-__all__ = ["DEFAULTS", "RECIPES", "Recipe"]
+__all__ = ["DEFAULTS", "RECIPES", "SMALL", "Recipe"]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
@@ -36,4 +36,10 @@ DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "mae": mae.default,
     "simmim": simmim.default,
     "itpn": itpn.default,
+}
+# Method name -> its recipe for a few thousand images (docs/small-data.md says how it was found).
+SMALL: dict[str, Callable[[], Recipe]] = {
+    "mae": mae.small,
+    "simmim": simmim.small,
+    "itpn": itpn.small,
 }

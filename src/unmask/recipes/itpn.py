@@ -1,5 +1,7 @@
 """iTPN's published runs on ImageNet-1K (Tian et al. 2023; official code)."""
 
+from typing import Any
+
 from unmask.recipes import mae
 from unmask.recipes.base import Choice, Data, Optim, Recipe, Schedule
 
@@ -10,14 +12,30 @@ def default(encoder: str = "hivit_tiny_patch16_224") -> Recipe:
     Source: MAE's default for data, optimiser and schedule, which iTPN's published runs share; the decoder of
         4 blocks of width 256 too. Masked feature modelling is on, as in the paper.
     """
-    own = mae.default()
-    small = {"decoder_dim": 256, "decoder_depth": 4, "decoder_heads": 8}
-    decoder = {} if "base" in encoder or "large" in encoder else small
-    return own.model_copy(
+    narrow = {"decoder_dim": 256, "decoder_depth": 4, "decoder_heads": 8}
+    decoder = {} if "base" in encoder or "large" in encoder else narrow
+    return mae.default().model_copy(
         update={
             "name": "itpn",
             "method": Choice(name="itpn", **decoder),
             "encoder": Choice(name=encoder),
+        }
+    )
+
+
+def small() -> Recipe:
+    """A run on a few thousand images of one's own, also without a GPU.
+
+    Source: MAE's recipe for small data, with units of 8 pixels and a backbone and decoder of about its size;
+        not searched for itself.
+    """
+    backbone: dict[str, Any] = {"patch_size": 8, "embed_dim": 192, "depths": [1, 1, 4], "num_heads": 3}
+    decoder = {"decoder_dim": 96, "decoder_depth": 1, "decoder_heads": 3}
+    return mae.small().model_copy(
+        update={
+            "name": "itpn",
+            "method": Choice(name="itpn", pyramid_dim=96, pyramid_depth=1, **decoder),
+            "encoder": Choice(name="hivit_tiny_patch16_224", **backbone),
         }
     )
 

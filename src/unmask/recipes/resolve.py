@@ -3,6 +3,7 @@
 import difflib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,31 @@ from pydantic import BaseModel, ValidationError
 from unmask.encoders.base import ImageSize, height_and_width
 from unmask.errors import UserError
 from unmask.methods import METHODS
-from unmask.recipes import DEFAULTS, RECIPES
+from unmask.recipes import DEFAULTS, RECIPES, SMALL
 from unmask.recipes.base import Choice, Recipe, explain
 from unmask.recipes.build import options_of, with_defaults
 
 SECTIONS = ("method", "encoder", "data", "optim", "schedule", "checkpoint", "probe")
-IMAGES_IN_A_DEFAULT_RUN = 4_000_000  # seen in a default run, as far as the bounds on epochs allow
-FEWEST_EPOCHS, MOST_EPOCHS = 100, 800
+FEW_IMAGES = 20_000  # fewer of them get the method's recipe for small data
+CHOSEN = ("data.image_size", "encoder.name")  # settings of the geometry that have an option too
 KEPT = ("drop_path_rate", "pretrained")  # encoder options that any encoder understands
+
+
+@dataclass(frozen=True)
+class Length:
+    """Of a run on one's own data: as many epochs as it takes to see `images`, within bounds."""
+
+    images: int
+    fewest_epochs: int
+    most_epochs: int
+
+    def epochs(self, images: int) -> int:
+        """For a data set of so many images."""
+        return min(self.most_epochs, max(self.fewest_epochs, round(self.images / max(images, 1))))
+
+
+DEFAULT_RUN = Length(images=4_000_000, fewest_epochs=100, most_epochs=800)
+SMALL_RUN = Length(images=100_000, fewest_epochs=20, most_epochs=800)
 
 
 def resolve_recipe(
@@ -39,7 +57,8 @@ def resolve_recipe(
     Args:
         method_or_recipe: name of a method ("mae") or of a published run ("mae_vit_base_800ep"), path of a
             recipe.json, or a recipe.
-        images: in the data set; a method's default adapts epochs and batch size to it.
+        images: in the data set; a method's default adapts epochs and batch size to it, and of fewer than
+            `FEW_IMAGES` is the recipe for small data, unless encoder, its weights or image size are chosen.
         overrides: dotted key -> value: "method.mask_ratio", "optim.clip", "encoder.drop_path_rate", ...
             Strings are read as JSON where possible, "none" as None.
 
@@ -48,10 +67,13 @@ def resolve_recipe(
     """
     if epochs is not None and steps is not None:
         raise UserError("--epochs and --steps are two ways to say the same: give one of them")
-    recipe, is_default = _find(method_or_recipe, encoder)
+    is_default = isinstance(method_or_recipe, str) and method_or_recipe in DEFAULTS
+    few = images is not None and images < FEW_IMAGES
+    small = is_default and few and not _geometry_chosen(encoder, image_size, overrides or {})
+    recipe = _find(method_or_recipe, encoder, small=small)
     changes: dict[str, Any] = {}
     if is_default and images is not None:
-        changes |= _fit_to(images, batch_size, epochs)
+        changes |= _fit_to(images, recipe, epochs, SMALL_RUN if small else DEFAULT_RUN)
     explicit = {
         "data.image_size": None if image_size is None else height_and_width(image_size),
         "optim.batch_size": batch_size,
@@ -89,14 +111,23 @@ def resolve_recipe(
         raise UserError(explain(error)) from error
 
 
-def _find(name: str | Recipe, encoder: str | None) -> tuple[Recipe, bool]:
-    """The recipe before changes, and whether it is a method's default."""
+def _geometry_chosen(encoder: str | None, image_size: ImageSize | None, overrides: Mapping[str, Any]) -> bool:
+    """Whether a person chose the encoder, its weights or the image size, for which the encoder of the recipe
+    for small data is not made."""
+    weights = parse_value(overrides.get("encoder.pretrained", False))
+    return bool(encoder or image_size or weights) or not overrides.keys().isdisjoint(CHOSEN)
+
+
+def _find(name: str | Recipe, encoder: str | None, *, small: bool) -> Recipe:
+    """The recipe before changes."""
     if isinstance(name, Recipe):
-        return name, False
+        return name
+    if small:
+        return SMALL[name]()
     if name in DEFAULTS:
-        return (DEFAULTS[name](encoder) if encoder else DEFAULTS[name]()), True
+        return DEFAULTS[name](encoder) if encoder else DEFAULTS[name]()
     if name in RECIPES:
-        return RECIPES[name](), False
+        return RECIPES[name]()
     path = Path(name)
     if (path / "recipe.json").is_file():  # a run folder
         path = path / "recipe.json"
@@ -106,7 +137,7 @@ def _find(name: str | Recipe, encoder: str | None) -> tuple[Recipe, bool]:
                 f"there is no file {name}; give a recipe.json, or a name that `unmask list recipes` shows"
             )
         try:
-            return Recipe.from_json(path), False
+            return Recipe.from_json(path)
         except ValidationError as error:
             raise UserError(f"{name} is no recipe: {explain(error)}") from error
     names = [*DEFAULTS, *RECIPES]
@@ -126,12 +157,11 @@ def _published_statistics(encoder: str, channels: int) -> dict[str, Any]:
     return {} if published is None or channels != 3 else {"mean": published.mean, "std": published.std}
 
 
-def _fit_to(images: int, batch_size: int | None, epochs: int | None) -> dict[str, Any]:
+def _fit_to(images: int, recipe: Recipe, epochs: int | None, run: Length) -> dict[str, Any]:
     """Epochs for a number of images, a twentieth of them warm-up, and a batch that the images fill."""
-    fitting = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(IMAGES_IN_A_DEFAULT_RUN / max(images, 1))))
-    epochs = fitting if epochs is None else epochs
+    epochs = run.epochs(images) if epochs is None else epochs
     changes: dict[str, Any] = {"schedule.epochs": epochs, "schedule.warmup_epochs": epochs / 20}
-    if batch_size is None and 0 < images < 256:
+    if 0 < images < recipe.optim.batch_size:
         changes["optim.batch_size"] = 2 ** (
             images.bit_length() - 1
         )  # the largest power of two that is filled
