@@ -9,7 +9,8 @@ core, which a run on an accelerator does there. Neither has workers. Rounds are 
 counts: the others tell how much of the caches other programs took.
 
 Photos of the three sizes are made from those in the folder (without one, from the bundled drawings):
-enlarged, and given the grain of a sensor, without which they would be too easy to decode.
+enlarged, and given the grain of a sensor, without which they would be too easy to decode. The largest are
+read a second time as `unmask shrink` leaves them; torchvision still reads the originals then.
 """
 
 import functools
@@ -33,6 +34,7 @@ from unmask.data import Augment, PretrainLoader, View, decode, make_views, open_
 from unmask.data.decode import load_crop, oriented_size
 from unmask.data.views import IMAGENET_MEAN, IMAGENET_STD, normalise, random_crop
 from unmask.demo_data import demo_archive
+from unmask.shrink import shrink
 
 SIZES = {"160 x 213": ((213, 160), 400), "500 x 375": ((500, 375), 200), "4000 x 3000": ((4000, 3000), 8)}
 SIDE, CROP_SCALE = 224, (0.2, 1.0)
@@ -40,6 +42,7 @@ QUALITY, GRAIN = 90, 6.0  # of the JPEG; standard deviation in grey levels
 VIEWS = {"images": View()}
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 STEPS = ("read", "decode", "resize", "collate")
+SHRUNK = 512  # pixels of the shorter side
 ROUND = 0.25  # CPU seconds of a part in a round, about
 
 
@@ -82,11 +85,13 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
     return time.process_time() - start
 
 
-def measure(folder: Path, augment: Augment, batch_size: int, rounds: int) -> dict[str, float]:
-    """CPU milliseconds per image of each part."""
+def measure(
+    folder: Path, originals: Path, augment: Augment, batch_size: int, rounds: int
+) -> dict[str, float]:
+    """CPU milliseconds per image of each part; torchvision reads the originals."""
     source = open_source(folder)
     loader = PretrainLoader(source, VIEWS, augment, batch_size=batch_size, seed=0, workers=0)
-    theirs = torchvision_batches(folder, batch_size, augment.interpolation)
+    theirs = torchvision_batches(originals, batch_size, augment.interpolation)
     ours, normalised = loader.batches(), (normalise(batch["images"]) for batch in loader.batches())
     batches = {"torchvision": theirs, "collate": ours, "normalised": normalised}
     indices = itertools.cycle(range(len(source)))
@@ -116,16 +121,18 @@ def measure(folder: Path, augment: Augment, batch_size: int, rounds: int) -> dic
     return {name: min(values) for name, values in times.items()}
 
 
-def likeness(folder: Path, augment: Augment) -> float:
+def likeness(folder: Path, originals: Path, augment: Augment) -> float:
     """Decibels (PSNR) between our views and Pillow's full decoding and resampling of the same crops."""
-    source, errors = open_source(folder), []
+    source, whole, errors = open_source(folder), open_source(originals), []
     for index in range(min(len(source), 100)):
         data = source.read(index)
         generator = np.random.default_rng(index)
         view = make_views(open_image(data), VIEWS, augment, np.random.default_rng(index))["images"]
-        full = decode(data)
-        left, top, width, height = random_crop(full.size, augment, generator)
-        exact = full.crop((left, top, left + width, top + height))
+        full = decode(whole.read(index))
+        own = decode(data).size
+        left, top, width, height = random_crop(own, augment, generator)
+        scale = full.width / own[0]  # the same crop of the original
+        exact = full.crop(tuple(round(scale * x) for x in (left, top, left + width, top + height)))
         exact = exact.resize((SIDE, SIDE), FILTERS[augment.interpolation])
         if generator.random() < 0.5:
             exact = exact.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -147,23 +154,28 @@ def main(
         table.add_column(heading, justify="right")
     for name, (size, count) in SIZES.items():
         with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
+            folder, smaller = Path(temporary, "photos"), Path(temporary, "smaller")
             kilobytes = make_photos(photos or demo_archive(), folder, size, count)
-            for interpolation in FILTERS:
-                augment = Augment((SIDE, SIDE), CROP_SCALE, interpolation=interpolation)
-                times = measure(folder, augment, min(50, count), rounds)
-                # Each step was timed with those before it.
-                sums = [times[step] for step in STEPS]
-                shares = [(end - start) / sums[-1] for start, end in itertools.pairwise([0.0, *sums])]
-                table.add_row(
-                    name,
-                    interpolation,
-                    f"{kilobytes:.0f}",
-                    *(f"{1000 / times[who]:.0f}" for who in ("torchvision", "collate")),
-                    *(f"{times['torchvision'] / times[what]:.2f}" for what in ("collate", "normalised")),
-                    *(f"{100 * max(share, 0):.0f}" for share in shares),
-                    f"{likeness(folder, augment):.1f} dB",
-                )
+            kinds = {name: folder}
+            if min(size) > SHRUNK:
+                done = shrink(folder, out=smaller, side=SHRUNK, workers=1, progress=False)
+                kinds[f"the same, shrunk to {SHRUNK}"] = smaller
+            for kind, read in kinds.items():
+                for interpolation in FILTERS:
+                    augment = Augment((SIDE, SIDE), CROP_SCALE, interpolation=interpolation)
+                    times = measure(read, folder, augment, min(50, count), rounds)
+                    # Each step was timed with those before it.
+                    sums = [times[step] for step in STEPS]
+                    shares = [(end - start) / sums[-1] for start, end in itertools.pairwise([0.0, *sums])]
+                    table.add_row(
+                        kind,
+                        interpolation,
+                        f"{done.after / count / 1000 if read is smaller else kilobytes:.0f}",
+                        *(f"{1000 / times[who]:.0f}" for who in ("torchvision", "collate")),
+                        *(f"{times['torchvision'] / times[what]:.2f}" for what in ("collate", "normalised")),
+                        *(f"{100 * max(share, 0):.0f}" for share in shares),
+                        f"{likeness(read, folder, augment):.1f} dB",
+                    )
     Console(width=140).print(table)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from unmask.masks import masks
     from unmask.methods import METHODS
     from unmask.recipes import RECIPES
+    from unmask.shrink import shrink
     from unmask.visualize import reconstruct
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ __all__ = [
     "masks",
     "pretrain",
     "reconstruct",
+    "shrink",
 ]
 
 _HOMES = {
@@ -54,6 +56,7 @@ _HOMES = {
     "masks": "unmask.masks",
     "pretrain": "unmask.engine.pretrain",
     "reconstruct": "unmask.visualize",
+    "shrink": "unmask.shrink",
 }
 
 

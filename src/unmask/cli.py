@@ -17,7 +17,7 @@ from rich.markup import escape
 from unmask import __version__
 from unmask.cli_check import check
 from unmask.cli_evaluate import evaluate_app
-from unmask.commands import colours, convert, embed, masks
+from unmask.commands import colours, convert, embed, masks, shrink
 from unmask.engine.launch import speaks
 from unmask.errors import UserError
 from unmask.options import (
@@ -56,6 +56,7 @@ app = typer.Typer(
 )
 app.add_typer(evaluate_app, name="evaluate")
 app.command()(check)
+app.command()(shrink)
 
 
 def show_version(wanted: bool) -> None:

@@ -108,3 +108,20 @@ def embed(
         typer.echo(f"{len(written.skipped):,} could not be read and are left out:", err=True)
         for name, reason in written.skipped.items():
             typer.echo(f"  {name}: {reason}", err=True)
+
+
+def shrink(
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the smaller pictures.")],
+    side: Annotated[int, typer.Option(min=1, help="Pixels of the shorter side.")] = 512,
+    quality: Annotated[int, typer.Option(min=1, max=95, help="Of JPEG and WebP.")] = 92,
+    workers: Workers = None,
+) -> None:
+    """Make large photos small once, so that runs need not decode them whole."""
+    from unmask.shrink import shrink
+
+    done = shrink(data, out=out, side=side, quality=quality, workers=workers)
+    sizes = f"{done.before / 1e6:,.1f} MB -> {done.after / 1e6:,.1f} MB"
+    typer.echo(f"{done.path}: {done.smaller:,} of {done.images:,} pictures are smaller, {sizes}")
+    for name, reason in done.skipped.items():
+        typer.echo(f"left out, cannot be read: {name}: {reason}", err=True)

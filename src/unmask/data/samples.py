@@ -52,8 +52,8 @@ class AugmentedImages(Dataset):
             # or the epoch would hold the same crop of it twice.
             generator = np.random.default_rng((AUGMENT_STREAM, self._seed, epoch, index))
             try:
-                content = self._source.read(candidate)
-                image = open_picture(content, self._augment.channels, self._augment.bits)
+                # The file's bytes are not held any longer than its picture needs them.
+                image = open_picture(self._source.read(candidate), self._augment.channels, self._augment.bits)
                 return make_views(image, self._views, self._augment, generator)
             except (OSError, DecodeError) as error:
                 bad[self._source.name(candidate)] = _reason(error)
