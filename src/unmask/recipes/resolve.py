@@ -36,7 +36,7 @@ class Length:
 
 
 DEFAULT_RUN = Length(images=4_000_000, fewest_epochs=100, most_epochs=800)
-SMALL_RUN = Length(images=100_000, fewest_epochs=20, most_epochs=800)
+SMALL_RUN = Length(images=300_000, fewest_epochs=20, most_epochs=800)
 
 
 def resolve_recipe(
