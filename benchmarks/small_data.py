@@ -47,7 +47,7 @@ class Row:
 
 
 ROWS = {
-    "mae": Row(method="mae", epochs=16),
+    "mae": Row(method="mae", epochs=40),
     "simmim-swin": Row(method="simmim", epochs=8),
     "simmim-vit": Row(
         method="simmim",

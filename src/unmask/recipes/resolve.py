@@ -18,7 +18,7 @@ from unmask.recipes.build import options_of, with_defaults
 
 SECTIONS = ("method", "encoder", "data", "optim", "schedule", "checkpoint", "probe")
 FEW_IMAGES = 20_000  # fewer of them get the method's recipe for small data
-CHOSEN = ("data.image_size", "encoder.name")  # settings of the geometry that have an option too
+CHOSEN = ("data.image_size", "encoder.name")  # --image-size and --encoder as settings
 KEPT = ("drop_path_rate", "pretrained")  # encoder options that any encoder understands
 
 
@@ -36,7 +36,7 @@ class Length:
 
 
 DEFAULT_RUN = Length(images=4_000_000, fewest_epochs=100, most_epochs=800)
-SMALL_RUN = Length(images=100_000, fewest_epochs=20, most_epochs=800)
+SMALL_RUN = Length(images=300_000, fewest_epochs=20, most_epochs=800)
 
 
 def resolve_recipe(
