@@ -286,6 +286,7 @@ def test_three_files_from_the_command_to_the_loss(
         "--steps",
         "1",
         *TINY,
+        "probe.every=0",
     ]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as ended:
