@@ -181,7 +181,10 @@ def test_list_and_show() -> None:
         (["evaluate", "knn", "resnet50", "--data", "{photos}"], "resnet50"),
         (["export", "{tmp}/none", "--to", "timm"], "{tmp}/none"),
         (["show", "mae_vit_bse_800ep"], "mae_vit_base_800ep"),
-        (["show", "mae_vit_base_800ep", "--images", "3000"], "--images goes with a method (mae, simmim)"),
+        (
+            ["show", "mae_vit_base_800ep", "--images", "3000"],
+            "--images goes with a method (mae, simmim, itpn)",
+        ),
         (["list", "methds"], "methods"),
         (["reconstruct", "{tmp}", "a.jpg"], "{tmp}"),
         (["convert", "{tmp}/none.pth"], "{tmp}/none.pth is not there"),

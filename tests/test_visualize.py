@@ -9,7 +9,7 @@ from accelerate.utils import SAFE_WEIGHTS_NAME
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.tiny import DECODER, tiny_method
+from tests.tiny import DECODER, PAIRS, tiny_method
 from unmask.data import IMAGENET_MEAN, IMAGENET_STD, normalise
 from unmask.engine.checkpoint import AVERAGE
 from unmask.errors import UserError
@@ -162,10 +162,10 @@ def test_method_keeps_its_mode(training: bool) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_real_methods_draw(name: str) -> None:
-    method = tiny_method(name, "vit")
+    method = tiny_method(name, next(encoder for method, encoder in PAIRS if method == name))
     mask = method.draw(torch.zeros(2, 3, 64, 64))
     original, _, rebuilt = panels(draw(noise(2), method, mask), 192)
-    hidden = mask.pixels(24)[0, 0].numpy()
+    hidden = mask.pixels(3 * method.encoder.patch_size)[0, 0].numpy()
     assert not np.array_equal(rebuilt[hidden], original[hidden])
 
 
