@@ -3,7 +3,7 @@
 from typing import Any
 
 from unmask.recipes import mae
-from unmask.recipes.base import Choice, Data, Optim, Recipe, Schedule
+from unmask.recipes.base import Choice, Recipe
 
 
 def default(encoder: str = "hivit_tiny_patch16_224") -> Recipe:
@@ -41,32 +41,28 @@ def small() -> Recipe:
 
 
 def _pixels(size: str, epochs: int) -> Recipe:
-    return Recipe(
-        name=f"itpn_{size}_{epochs}ep",
-        method=Choice(
-            name="itpn",
-            mask_ratio=0.75,
-            norm_target=True,
-            pyramid_dim=256,
-            pyramid_depth=2,
-            decoder_dim=512,
-            decoder_depth=8,
-            decoder_heads=16,
-            feature_weight=0.0,
-            rounding="mae_official",
-            shifted_positions=True,
-        ),
-        encoder=Choice(name=f"itpn_{size}_patch16_224"),
-        data=Data(image_size=(224, 224), crop_scale=(0.2, 1.0), interpolation="bicubic"),
-        optim=Optim(
-            batch_size=4096,
-            base_lr=1.5e-4,
-            lr_per=256,
-            betas=(0.9, 0.95),
-            weight_decay=0.05,
-            no_decay=(),  # the official grouping decays positions and mask token too
-        ),
-        schedule=Schedule(epochs=epochs, warmup_epochs=40, warmup_lr=0.0, final_lr=0.0),
+    """Data, optimiser and schedule are those of MAE's published runs."""
+    run = mae.mae_vit_base_800ep()
+    method = Choice(
+        name="itpn",
+        mask_ratio=0.75,
+        norm_target=True,
+        pyramid_dim=256,
+        pyramid_depth=2,
+        decoder_dim=512,
+        decoder_depth=8,
+        decoder_heads=16,
+        feature_weight=0.0,
+        rounding="mae_official",
+        shifted_positions=True,
+    )
+    return run.model_copy(
+        update={
+            "name": f"itpn_{size}_{epochs}ep",
+            "method": method,
+            "encoder": Choice(name=f"itpn_{size}_patch16_224"),
+            "schedule": run.schedule.model_copy(update={"epochs": epochs}),
+        }
     )
 
 
