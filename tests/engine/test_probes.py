@@ -77,6 +77,19 @@ def test_training_does_not_notice_probes(labelled: Path, tmp_path: Path, overrid
     assert same(weights(tmp_path / "without", 9), weights(tmp_path / "with", 9))
 
 
+def test_the_first_step_is_not_kept_waiting(data: Path, tmp_path: Path) -> None:
+    """The weights of before it are probed after it, whatever it made of them."""
+    outs = [tmp_path / name for name in ("slow", "fast")]
+    for out, rate in zip(outs, (1e-6, 1e-2), strict=True):
+        run(data, out, steps=2, overrides=PROBED | {"optim.lr": rate, "schedule.warmup_epochs": 0})
+    (slow, *later), (fast, *others) = map(probes_in, outs)
+    assert slow["step"] == 0 and slow["probe_loss"] == fast["probe_loss"]
+    assert slow["effective_rank"] == fast["effective_rank"]
+    assert later[-1]["probe_loss"] != others[-1]["probe_loss"]
+    written = [line["step"] for line in lines(outs[0]) if "loss" in line or line.get("event") == "probe"]
+    assert written[:2] == [1, 0]
+
+
 @pytest.mark.slow
 def test_probes_do_not_depend_on_interruptions(labelled: Path, tmp_path: Path) -> None:
     def figures(out: Path) -> list[dict[str, Any]]:

@@ -191,8 +191,7 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
     """
     batches = job.loader.batches(state.step)
     began = time.perf_counter() - state.seconds
-    if not state.step:
-        watch.probe(state)
+    watch.begin(state)
     speed, guard = Speed(job.recipe.optim.batch_size), Guard(job)
     told = 0
     job.model.train()

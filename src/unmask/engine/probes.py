@@ -21,6 +21,7 @@ from unmask.engine.files import beside
 from unmask.engine.machine import attention
 from unmask.engine.setup import Job
 from unmask.errors import UserError
+from unmask.methods.base import Method
 from unmask.recipes.base import Recipe
 from unmask.sheets import neighbour_sheet
 from unmask.spread import effective_rank, spread
@@ -57,6 +58,9 @@ def planned(recipe: Recipe, total: int, steps_per_epoch: int) -> tuple[frozenset
     return frozenset({0, *steps}), min(images, MOST_BYTES // (height * width * recipe.data.channels))
 
 
+Weights = dict[str, Tensor]
+
+
 @dataclass(frozen=True)
 class Images:
     """What a probe looks at.
@@ -83,9 +87,14 @@ class Probes:
         self._job = job
         self._steps, images = planned(job.recipe, job.total, len(job.loader))
         self._sources = _sources(job, images) if self._steps else ()
+        self._first: Weights | None = None
 
     def due(self, step: int) -> bool:
         return step in self._steps
+
+    def remember(self) -> None:
+        """Keep the weights as they are: the next `measure` looks at them."""
+        self._first = _weights(self._job.result)
 
     def measure(self, step: int) -> dict[str, Any]:
         """The figures of a probe, plain data; draws `images/neighbours_XXXXXXXX.png`.
@@ -99,7 +108,8 @@ class Probes:
         """
         start = time.perf_counter()
         images = self._images
-        with _undisturbed(self._job):
+        remembered, self._first = self._first, None
+        with _lent(self._job.result, remembered), _undisturbed(self._job):
             facts = self._losses()
             features = self._features(images.pixels)
         facts |= {"images": len(features), **self._looks(images.pixels)}
@@ -217,6 +227,25 @@ def _spread_over(source: Source, count: int) -> Subset:
     """Evenly spread over the files, which are sorted by folder: every class gets its share."""
     count = min(count, len(source))
     return Subset(source, [index * len(source) // count for index in range(count)])
+
+
+def _weights(method: Method) -> Weights:
+    """A copy in the memory of the host."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in method.state_dict().items()}
+
+
+@contextmanager
+def _lent(method: Method, weights: Weights | None) -> Iterator[None]:
+    """The method with other weights, if there are any; its own afterwards, bit for bit."""
+    if weights is None:
+        yield
+        return
+    own = _weights(method)
+    method.load_state_dict(weights)
+    try:
+        yield
+    finally:
+        method.load_state_dict(own)
 
 
 @contextmanager

@@ -32,6 +32,14 @@ class Watch:
         self._job, self._probes, self._log, self._shown = job, probes, log, shown
         self._every = max(1, job.total // LOOKS)
         self._told: set[str] = set()  # what was found to be wrong
+        self._owed = False  # the probe of the weights of before the first step
+
+    def begin(self, state: State) -> None:
+        """Before the first step of a run its weights are only remembered: whoever started it wants to see a
+        loss soon, and they are probed after that."""
+        self._owed = not state.step and self._probes.due(0)
+        if self._owed and self._job.accelerator.is_main_process:
+            self._probes.remember()
 
     def probe(self, state: State) -> bool:
         """Measure if it is time to, on the first process; notes in `state` the best score with labels.
@@ -39,20 +47,26 @@ class Watch:
         Returns:
             Whether this is the best so far; the same on all processes.
         """
+        if self._owed:
+            self._owed = False
+            self._measure(0)
         if not self._probes.due(state.step):
             return False
-        accelerator = self._job.accelerator
-        found: list[Any] = [self._probes.measure(state.step) if accelerator.is_main_process else None]
-        if accelerator.num_processes > 1:
-            broadcast_object_list(found)
-        facts = found[0]
-        self._log.event("probe", state.step, **facts)
-        self._shown.say(_in_words(state.step, facts))
-        score = score_of(facts)
-        if not state.step or score is None or (state.best is not None and score < state.best_score):
+        score = score_of(self._measure(state.step))
+        if score is None or (state.best is not None and score < state.best_score):
             return False
         state.best, state.best_score = state.step, score
         return True
+
+    def _measure(self, step: int) -> Mapping[str, Any]:
+        """The figures of a probe, of the first process, known to all."""
+        accelerator = self._job.accelerator
+        found: list[Any] = [self._probes.measure(step) if accelerator.is_main_process else None]
+        if accelerator.num_processes > 1:
+            broadcast_object_list(found)
+        self._log.event("probe", step, **found[0])
+        self._shown.say(_in_words(step, found[0]))
+        return found[0]
 
     def look(self, step: int) -> None:
         """Say what is wrong with the run, once, if it is time to look."""
