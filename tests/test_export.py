@@ -285,3 +285,28 @@ def test_export_of_a_missing_folder_asks_for_a_run(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="There is no run folder") as error:
             export(missing, to="timm")
         assert "timm name" not in str(error.value)
+
+
+def test_a_backbone_that_timm_lacks_says_where_timm_gets_it(tmp_path: Path) -> None:
+    options = {"embed_dim": 48, "depths": (1, 1, 2), "num_heads": 3}
+    encoder = create_encoder("hivit_tiny_patch16_224", image_size=(32, 48), **options).eval()
+    save(encoder, tmp_path)
+    folder = export(tmp_path, to="timm")
+    code = f"""
+import json, sys, torch
+exec(json.load(open(sys.argv[1] + "/encoder.json"))["load"])
+torch.manual_seed(0)
+images = torch.randn(2, 3, 32, 48)
+other = timm.create_model("local-dir:{folder}", pretrained=True).eval()
+with torch.no_grad():
+    torch.save((images, model.forward_features(images), other.forward_features(images)), "features.pt")
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    images, *found = torch.load(tmp_path / "features.pt")
+    with torch.no_grad():
+        expected = encoder(images).patches
+    for features in found:
+        torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
+    assert "import unmask.encoders" in (folder / "README.md").read_text()

@@ -41,7 +41,7 @@ def write_model_card(folder: Path, card: dict[str, Any], *, library: str, load: 
     """
     made_by = card.get("made_by") or {}
     facts = {
-        "architecture": f"timm's {card['architecture']['model_name']}, {card['dim']} features",
+        "architecture": f"{card['architecture']['model_name']}, {card['dim']} features",
         "images": " × ".join(map(str, card["image_size"])) + f" pixels, {card['channels']} channels",
         "view": f"shorter side scaled to the size / {CROP}, centre cut out, bicubic",
         f"mean of pixels{unit_of(card)}": ", ".join(f"{value:g}" for value in card["mean"]),

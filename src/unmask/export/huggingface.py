@@ -21,6 +21,7 @@ from unmask.engine.files import put_all
 from unmask.errors import UserError
 from unmask.export.card import CROP, write_model_card
 from unmask.export.native import NativeModel, native_model
+from unmask.export.saved import registers
 from unmask.export.timm import fill_timm
 
 # Of transformers' features, relative to the largest. Rounding stays far below it; a mistake in small terms,
@@ -30,7 +31,7 @@ WEIGHTS = "model.safetensors"
 
 _LOAD = """\
 import torch
-from PIL import Image
+{registers}from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 processor = AutoImageProcessor.from_pretrained("FOLDER")  # or "USER/NAME" once uploaded
@@ -146,4 +147,6 @@ def _write_card(encoder: Encoder, card: dict[str, Any], folder: Path) -> None:
     kind = "class token and " if encoder.has_cls else ""
     states = f"[1, {front}{count}, {encoder.dim}]: {kind}patches in raster order"
     mode = {1: "L", 4: "RGBA"}.get(encoder.channels, "RGB")
-    write_model_card(folder, card, library="transformers", load=_LOAD.format(mode=mode, states=states))
+    line = registers(encoder.architecture["model_name"])
+    load = _LOAD.format(registers=line, mode=mode, states=states)
+    write_model_card(folder, card, library="transformers", load=load)

@@ -88,14 +88,19 @@ def unit_of(card: dict[str, Any]) -> str:
     return ", the numbers as the files hold them" if card.get("bits", 8) == 32 else " in 0..1"
 
 
+def registers(model_name: str) -> str:
+    """The line of Python that makes timm know a backbone that is not its own; empty for all others."""
+    ours = model_entrypoint(model_name).__module__.startswith("unmask.")
+    return "import unmask.encoders  # timm has no such model; this adds it\n" if ours else ""
+
+
 def snippet(card: dict[str, Any], file: str) -> str:
     """Python that loads the weights with timm and safetensors alone."""
     architecture = json.loads(json.dumps(card["architecture"]))
     model_name = architecture.pop("model_name")
     height, width = card["image_size"]
-    ours = model_entrypoint(model_name).__module__.startswith("unmask.")
     return _SNIPPET.format(
-        registers="import unmask.encoders  # timm has no such model; this adds it\n" if ours else "",
+        registers=registers(model_name),
         arguments=", ".join(
             [repr(model_name), *(f"{name}={value!r}" for name, value in architecture.items())]
         ),

@@ -10,11 +10,11 @@ from timm.models import save_for_hf
 from unmask.encoders import Encoder
 from unmask.engine.files import put_all
 from unmask.export.card import CROP, write_model_card
-from unmask.export.saved import snippet, tensors_of
+from unmask.export.saved import registers, snippet, tensors_of
 
 _LOAD = """\
 import timm
-
+{registers}
 model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()  # or "hf-hub:USER/NAME" once uploaded
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 # features = model.forward_features(transform(picture)[None])
@@ -49,6 +49,7 @@ def fill_timm(encoder: Encoder, card: dict[str, Any], folder: Path) -> None:
     model.load_state_dict(tensors_of(encoder.model), strict=True, assign=True)
     save_for_hf(model, str(folder), model_args=arguments, safe_serialization=True)
     older = snippet(card, "model.safetensors")
+    load = _LOAD.format(registers=registers(encoder.architecture["model_name"]))
     write_model_card(
-        folder, card, library="timm", load=_LOAD, note=f"timm before 1.0.31:\n\n```python\n{older}```\n"
+        folder, card, library="timm", load=load, note=f"timm before 1.0.31:\n\n```python\n{older}```\n"
     )
