@@ -100,11 +100,9 @@ class ITPN(Method):
             pyramid_dim, encoder.grid, dim=decoder_dim, depth=decoder_depth, heads=decoder_heads
         )
         self.head = nn.Linear(decoder_dim, encoder.channels * encoder.patch_size**2)
-        self.feature_heads, self.teacher = None, None
-        if feature_weight:
-            widths = [encoder.dim * share for share in (4, 2, 1)]  # 16 x 1/4, 4 x 1/2, 1 x 1
-            self.feature_heads = nn.ModuleList(nn.Linear(decoder_dim, width) for width in widths)
-            self.teacher = copy.deepcopy(encoder).eval().requires_grad_(False)
+        shares = (4, 2, 1) if feature_weight else ()  # 16 x 1/4, 4 x 1/2, 1 x 1
+        self.feature_heads = nn.ModuleList(nn.Linear(decoder_dim, encoder.dim * share) for share in shares)
+        self.teacher = copy.deepcopy(encoder).eval().requires_grad_(False) if feature_weight else None
 
     def train(self, mode: bool = True) -> "ITPN":
         super().train(mode)
@@ -119,19 +117,16 @@ class ITPN(Method):
         seen = self.encoder.visible(images, mask)
         # predict
         decoded = self.decoder(self.pyramid(seen.pyramid), mask, hidden_only=True)
+        pixels, scales = self.head(decoded), [head(decoded) for head in self.feature_heads]
         # target
-        target = mask.masked(self.target(images))
+        target, scale_targets = mask.masked(self.target(images)), self.feature_targets(images, mask)
         # compare
-        pixels = (self.head(decoded).float() - target).square().mean()
-        if self.feature_heads is None:
-            return {"loss": pixels}
-        features = torch.stack(
-            [
-                F.mse_loss(head(decoded).float(), scale)
-                for head, scale in zip(self.feature_heads, self.feature_targets(images, mask), strict=True)
-            ]
-        ).mean()
-        return {"loss": pixels + self.feature_weight * features, "pixels": pixels, "features": features}
+        loss = (pixels.float() - target).square().mean()
+        if self.teacher is None:
+            return {"loss": loss}
+        pairs = zip(scales, scale_targets, strict=True)
+        features = torch.stack([F.mse_loss(scale.float(), wanted) for scale, wanted in pairs]).mean()
+        return {"loss": loss + self.feature_weight * features, "pixels": loss, "features": features}
 
     def target(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N E"]:
         """What the pixels of every unit should be predicted as, in (row, column, channel) order."""
@@ -140,8 +135,10 @@ class ITPN(Method):
 
     @torch.no_grad()
     def feature_targets(self, images: Float[Tensor, "B C H W"], mask: Mask) -> list[Float[Tensor, "B M E"]]:
-        """The teacher's scales of the hidden units, of which it sees no others; every position normalised."""
-        assert self.teacher is not None
+        """The teacher's scales of the hidden units, of which it sees no others; every position normalised.
+        Nothing without a teacher."""
+        if self.teacher is None:
+            return []
         scales = self.teacher.visible(images, mask.inverse()).pyramid
         return [F.layer_norm(scale.float(), scale.shape[-1:]).flatten(2) for scale in scales]
 
