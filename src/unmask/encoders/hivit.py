@@ -17,115 +17,18 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import DropPath, Mlp, PatchEmbed, calculate_drop_path_rates
+from timm.layers import PatchEmbed, calculate_drop_path_rates
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from unmask.encoders.hivit_blocks import Block, ChannelMLP, PatchMerge, relative_positions
 from unmask.masking import Grid
 from unmask.patches import sincos_table
 
 SCALES = (4, 2, 1)  # rows and columns of a unit's map at stride 4, 8 and 16
-
-
-def relative_positions(grid: Grid) -> Int[Tensor, "N N"]:
-    """Row of a table of (2 rows - 1) (2 columns - 1) offsets for every pair (query, key) of a grid."""
-    row, column = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    row, column = row.flatten(), column.flatten()
-    down = row[:, None] - row + grid[0] - 1
-    right = column[:, None] - column + grid[1] - 1
-    return down * (2 * grid[1] - 1) + right
-
-
-class ChannelMLP(nn.Module):
-    """Residual MLP over the channels of every position, pre-norm: a block without attention.
-
-    Args:
-        dim: width.
-        ratio: width of the hidden layer, as a multiple of `dim`.
-        layer_scale: initial value of the learned factor on the residual; None for no factor.
-    """
-
-    def __init__(
-        self, dim: int, *, ratio: float, layer_scale: float | None = None, drop_path: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, int(dim * ratio))
-        self.gamma_2 = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        change = self.mlp(self.norm2(x))
-        return x + self.drop_path(change if self.gamma_2 is None else self.gamma_2 * change)
-
-
-class Attention(nn.Module):
-    """Attention with an optional table of relative position biases, one value an offset and head.
-
-    Args:
-        offsets: rows of the table; None for no bias.
-    """
-
-    def __init__(self, dim: int, *, heads: int, qkv_bias: bool = True, offsets: int | None = None) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
-        self.relative_position_bias_table = (
-            None if offsets is None else nn.Parameter(torch.zeros(offsets, heads))
-        )
-
-    def forward(self, x: Float[Tensor, "B N D"], positions: Int[Tensor, "*B N N"]) -> Float[Tensor, "B N D"]:
-        query, key, value = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        bias = None
-        if self.relative_position_bias_table is not None:
-            table = self.relative_position_bias_table.to(query.dtype)
-            bias = rearrange(table[positions], "... q k h -> ... h q k")
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return self.proj(rearrange(mixed, "b h n d -> b n (h d)"))
-
-
-class Block(ChannelMLP):
-    """Attention, then the channel MLP."""
-
-    def __init__(
-        self,
-        dim: int,
-        *,
-        heads: int,
-        ratio: float,
-        qkv_bias: bool = True,
-        offsets: int | None = None,
-        layer_scale: float | None = None,
-        drop_path: float = 0.0,
-    ) -> None:
-        super().__init__(dim, ratio=ratio, layer_scale=layer_scale, drop_path=drop_path)
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, heads=heads, qkv_bias=qkv_bias, offsets=offsets)
-        self.gamma_1 = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
-
-    def forward(self, x: Float[Tensor, "B N D"], positions: Int[Tensor, "*B N N"]) -> Float[Tensor, "B N D"]:
-        change = self.attn(self.norm1(x), positions)
-        x = x + self.drop_path(change if self.gamma_1 is None else self.gamma_1 * change)
-        return super().forward(x)
-
-
-class PatchMerge(nn.Module):
-    """Two by two positions of a unit become one of twice the width."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(4 * dim, eps=1e-6)
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
-
-    def forward(self, x: Float[Tensor, "B N h w C"]) -> Float[Tensor, "B N h2 w2 C2"]:
-        # The official order of the four: down first, then right.
-        x = rearrange(x, "b n (h p) (w q) c -> b n h w (q p c)", p=2, q=2)
-        return self.reduction(self.norm(x))
 
 
 class HiViT(nn.Module):

@@ -14,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unmask.encoders.hivit import ChannelMLP
+from unmask.encoders.hivit_blocks import ChannelMLP
 
 
 class PatchSplit(nn.Module):
