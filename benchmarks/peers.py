@@ -118,7 +118,7 @@ def _transformers_mae(method: MAE) -> Contender:
         decoder_num_attention_heads=block.attn.num_heads,
         decoder_intermediate_size=block.mlp.fc1.out_features,
         mask_ratio=method.masking.ratio,
-        norm_pix_loss=method.norm_target,
+        norm_pix_loss=method.pixels.normalised,
     )
     return Contender(
         name="transformers ViTMAEForPreTraining",
@@ -167,7 +167,7 @@ class _LightlyMAE(nn.Module):
         from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
 
         self.utils, self.ratio, self.patch_size = utils, method.masking.ratio, method.encoder.patch_size
-        self.norm_target = method.norm_target
+        self.norm_target = method.pixels.normalised
         encoder = timm.create_model(**method.encoder.architecture)
         self.backbone = MaskedVisionTransformerTIMM(vit=encoder)
         self.sequence_length = self.backbone.sequence_length

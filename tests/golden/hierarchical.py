@@ -83,7 +83,7 @@ def measure_mae_hivit(case: Case) -> Quantities:
         "out/stage16": in_order(seen.patches, order),
         "out/latent": in_order(latent, order),
         "out/pred": method.head(method.decoder(seen, mask)),
-        "out/target": method.target(images),
+        "out/target": method.pixels.encode(images),
         "out/loss": loss,
         "out/full_stage4": as_units(whole.pyramid[0], SCALES[0]),
         "out/full_stage8": as_units(whole.pyramid[1], SCALES[1]),
@@ -123,7 +123,7 @@ def measure_itpn(case: Case) -> Quantities:
         "out/mask": mask.hidden,
         "out/main": in_order(seen.patches, order),
         "out/pred": method.head(method.decoder(method.pyramid(seen.pyramid), mask)),
-        "out/target": method.target(images),
+        "out/target": method.pixels.encode(images),
         "out/loss": loss,
         "out/full_main": whole.patches,
     }

@@ -5,6 +5,7 @@ keys of the fixture's `expected` ("out/...", "grad/...") and, under the prefixes
 every parameter by its official name.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -135,11 +136,11 @@ def measure_mae(case: Case) -> Quantities:
         "out/pred_image": from_patches(prediction, method.encoder.grid, method.encoder.patch_size),
         "out/loss": loss,
     }
-    method.norm_target = True
-    result["out/target_norm"] = method.target(images)
+    method.pixels = replace(method.pixels, normalised=True)
+    result["out/target_norm"] = method.pixels.encode(images)
     result["out/loss_per_patch_norm"] = (prediction - result["out/target_norm"]).square().mean(-1)
-    method.norm_target = False
-    result["out/target_raw"] = method.target(images)
+    method.pixels = replace(method.pixels, normalised=False)
+    result["out/target_raw"] = method.pixels.encode(images)
     result["out/loss_raw_pixels"] = method(images, mask=mask)["loss"]
     result |= gradients(result["out/loss_raw_pixels"], method, names, weights, "grad_raw_pixels")
     return result

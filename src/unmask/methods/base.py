@@ -1,35 +1,31 @@
 """What the engine knows of a method."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, ClassVar
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from unmask.data.views import View
 from unmask.encoders.base import Encoder
+from unmask.learner import Learner
 from unmask.masking import Grid, Mask
 
 Masking = Callable[[int, Grid, torch.device], Mask]
 
 
-class Method(nn.Module, ABC):
-    """One paper's objective: a module whose forward takes views of images and returns its losses.
+class Method(Learner):
+    """One paper's objective.
 
     A method is final: write a new one by subclassing this class only. Its forward has five commented steps in
-    the same order in every file: mask, encode, predict, target, compare. It holds no optimiser, logging or
-    distributed code.
+    the same order in every file: mask, encode, predict, target, compare.
 
     Attributes:
-        views: the image views that the loader builds; the keys are the parameter names of `forward`.
         encoder: the backbone that is exported.
         masking: draws the hidden patches.
     """
 
-    views: ClassVar[Mapping[str, View]] = MappingProxyType({"images": View()})
     encoder: Encoder
     masking: Masking
 
@@ -51,13 +47,9 @@ class Method(nn.Module, ABC):
         """Losses of one batch; "loss" is minimised, the others are logged.
 
         Args:
-            views: batches [B, C, H, W], normalised by the data set's mean and standard deviation; by keyword,
-                one for every entry of `views`.
+            views: batches [B, C, H, W], by keyword, one for every entry of `views`.
             mask: hidden patches; drawn if None.
         """
-
-    def after_step(self, step: int, total: int) -> None:
-        """Called after every optimiser step, `step` in [1, total]: momentum teachers and the like."""
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"] | None:
         """The images as the method believes them to be, for pictures, in the normalised units of `images`.
@@ -80,12 +72,5 @@ class Method(nn.Module, ABC):
         Args:
             picture: a guess at `images`, normalised likewise.
             images: the first of the method's views.
-        """
-        return None
-
-    @property
-    def chance_loss(self) -> float | None:
-        """The loss of guessing evenly among K classes, log K, of a method that predicts classes; None (the
-        default) for all others.
         """
         return None

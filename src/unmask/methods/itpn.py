@@ -25,7 +25,6 @@ Differences from the official code:
   backbone is used; `shifted_positions=True` does the same.
 """
 
-import copy
 from typing import Literal
 
 import torch
@@ -39,7 +38,8 @@ from unmask.encoders.hivit_encoder import HiViTEncoder
 from unmask.encoders.itpn import Pyramid
 from unmask.masking import Mask, RandomMask
 from unmask.methods.base import Method
-from unmask.patches import from_patches, normalise_patches, restore_statistics, to_patches
+from unmask.targets.average import MovingAverage
+from unmask.targets.patches import PatchPixels
 
 
 class ITPN(Method):
@@ -83,32 +83,22 @@ class ITPN(Method):
                 f"{type(encoder.model).__name__}; use for instance itpn_base_patch16_224 or "
                 "hivit_tiny_patch16_224"
             )
-        if feature_weight < 0 or not 0 <= momentum <= 1:
-            raise ValueError(
-                f"feature_weight must not be negative and momentum lie in [0, 1], not {feature_weight} and "
-                f"{momentum}"
-            )
+        if feature_weight < 0:
+            raise ValueError(f"feature_weight must not be negative, not {feature_weight}")
         self.encoder: HiViTEncoder = encoder
         self.encoder.shifted_positions = shifted_positions
         self.masking = RandomMask(ratio=mask_ratio, rounding=rounding)
         self.masking.check(encoder.grid)
-        self.norm_target = norm_target
+        self.pixels = PatchPixels.of(encoder, normalised=norm_target)
         self.feature_weight = feature_weight
-        self.momentum = momentum
         self.pyramid = Pyramid(encoder.dim, width=pyramid_dim, depth=pyramid_depth)
         self.decoder = PyramidDecoder(
             pyramid_dim, encoder.grid, dim=decoder_dim, depth=decoder_depth, heads=decoder_heads
         )
-        self.head = nn.Linear(decoder_dim, encoder.channels * encoder.patch_size**2)
+        self.head = nn.Linear(decoder_dim, self.pixels.outputs)
         shares = (4, 2, 1) if feature_weight else ()  # 16 x 1/4, 4 x 1/2, 1 x 1
         self.feature_heads = nn.ModuleList(nn.Linear(decoder_dim, encoder.dim * share) for share in shares)
-        self.teacher = copy.deepcopy(encoder).eval().requires_grad_(False) if feature_weight else None
-
-    def train(self, mode: bool = True) -> "ITPN":
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
-        return self
+        self.teacher = MovingAverage(encoder, momentum=momentum) if feature_weight else None
 
     def forward(self, images: Float[Tensor, "B C H W"], *, mask: Mask | None = None) -> dict[str, Tensor]:
         # mask
@@ -119,7 +109,7 @@ class ITPN(Method):
         decoded = self.decoder(self.pyramid(seen.pyramid), mask, hidden_only=True)
         pixels, scales = self.head(decoded), [head(decoded) for head in self.feature_heads]
         # target
-        target, scale_targets = mask.masked(self.target(images)), self.feature_targets(images, mask)
+        target, scale_targets = mask.masked(self.pixels.encode(images)), self.feature_targets(images, mask)
         # compare
         loss = (pixels.float() - target).square().mean()
         if self.teacher is None:
@@ -128,31 +118,20 @@ class ITPN(Method):
         features = torch.stack([F.mse_loss(scale.float(), wanted) for scale, wanted in pairs]).mean()
         return {"loss": loss + self.feature_weight * features, "pixels": loss, "features": features}
 
-    def target(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N E"]:
-        """What the pixels of every unit should be predicted as, in (row, column, channel) order."""
-        patches = to_patches(images, self.encoder.patch_size)
-        return normalise_patches(patches) if self.norm_target else patches
-
     @torch.no_grad()
     def feature_targets(self, images: Float[Tensor, "B C H W"], mask: Mask) -> list[Float[Tensor, "B M E"]]:
         """The teacher's scales of the hidden units, of which it sees no others; every position normalised.
         Nothing without a teacher."""
         if self.teacher is None:
             return []
-        scales = self.teacher.visible(images, mask.inverse()).pyramid
+        scales = self.teacher.module.visible(images, mask.inverse()).pyramid
         return [F.layer_norm(scale.float(), scale.shape[-1:]).flatten(2) for scale in scales]
 
-    @torch.no_grad()
     def after_step(self, step: int, total: int) -> None:
-        """Move the teacher towards the backbone."""
         if self.teacher is not None:
-            pairs = zip(self.teacher.parameters(), self.encoder.parameters(), strict=True)
-            for teacher, student in pairs:
-                teacher.lerp_(student, 1 - self.momentum)
+            self.teacher.follow(self.encoder)
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"]:
         seen = self.encoder.visible(images, mask)
         prediction = self.head(self.decoder(self.pyramid(seen.pyramid), mask)).float()
-        if self.norm_target:
-            prediction = restore_statistics(prediction, images, mask)
-        return from_patches(prediction, self.encoder.grid, self.encoder.patch_size)
+        return self.pixels.picture(prediction, images, mask)

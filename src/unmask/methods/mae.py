@@ -34,7 +34,7 @@ from unmask.encoders.base import Encoder, require_dropping
 from unmask.encoders.initialise import xavier_linear
 from unmask.masking import Mask, RandomMask
 from unmask.methods.base import Method
-from unmask.patches import from_patches, normalise_patches, restore_statistics, to_patches
+from unmask.targets.patches import PatchPixels
 
 
 class MAE(Method):
@@ -65,7 +65,7 @@ class MAE(Method):
         self.encoder = require_dropping(encoder, by="MAE")
         self.masking = RandomMask(ratio=mask_ratio, rounding=rounding)
         self.masking.check(encoder.grid)
-        self.norm_target = norm_target
+        self.pixels = PatchPixels.of(encoder, normalised=norm_target)
         self.decoder = ViTDecoder(
             encoder.visible_dim,
             encoder.grid,
@@ -75,7 +75,7 @@ class MAE(Method):
             depth=decoder_depth,
             heads=decoder_heads,
         )
-        self.head = nn.Linear(decoder_dim, encoder.channels * encoder.patch_size**2)
+        self.head = nn.Linear(decoder_dim, self.pixels.outputs)
         self.head.apply(xavier_linear)
 
     def forward(self, images: Float[Tensor, "B C H W"], *, mask: Mask | None = None) -> dict[str, Tensor]:
@@ -86,22 +86,15 @@ class MAE(Method):
         # predict
         prediction = self.head(self.decoder(seen, mask, hidden_only=True))
         # target
-        target = mask.masked(self.target(images))
+        target = mask.masked(self.pixels.encode(images))
         # compare
         return {"loss": (prediction.float() - target).square().mean()}
 
-    def target(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N E"]:
-        """What every patch should be predicted as, in (row, column, channel) order."""
-        patches = to_patches(images, self.encoder.patch_size)
-        return normalise_patches(patches) if self.norm_target else patches
-
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"]:
         prediction = self.head(self.decoder(self.encoder.visible(images, mask), mask)).float()
-        if self.norm_target:
-            prediction = restore_statistics(prediction, images, mask)
-        return from_patches(prediction, self.encoder.grid, self.encoder.patch_size)
+        return self.pixels.picture(prediction, images, mask)
 
     def loss_of(
         self, picture: Float[Tensor, "B C H W"], images: Float[Tensor, "B C H W"], mask: Mask
     ) -> Float[Tensor, ""]:
-        return mask.masked(self.target(picture) - self.target(images)).square().mean()
+        return mask.masked(self.pixels.encode(picture) - self.pixels.encode(images)).square().mean()

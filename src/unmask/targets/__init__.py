@@ -2,6 +2,7 @@
 
 from unmask.targets.base import Target
 from unmask.targets.colours import Bins, Clusters, read_colours
+from unmask.targets.patches import PatchPixels
 from unmask.targets.pixels import Cells, Pixels
 
-__all__ = ["Bins", "Cells", "Clusters", "Pixels", "Target", "read_colours"]
+__all__ = ["Bins", "Cells", "Clusters", "PatchPixels", "Pixels", "Target", "read_colours"]

@@ -1,0 +1,40 @@
+"""A moving average of the student as its own teacher."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class MovingAverage(nn.Module):
+    """A frozen copy of a module that follows it slowly: a <- m a + (1 - m) w for every weight w.
+
+    Buffers (running statistics) are its own. It is called as the module is, without gradients, and always in
+    evaluation mode: no dropout, no stochastic depth.
+
+    Args:
+        student: what is copied, as it is now.
+        momentum: m in [0, 1]; 0 is a plain copy, 1 never moves.
+    """
+
+    def __init__(self, student: nn.Module, *, momentum: float) -> None:
+        super().__init__()
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"the momentum of a moving average must lie in [0, 1], not {momentum}")
+        self.momentum = momentum
+        self.module = copy.deepcopy(student).eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "MovingAverage":
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        return self.module(*inputs, **options)
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module) -> None:
+        """Move towards the student; called after every optimiser step."""
+        pairs = zip(self.module.parameters(), student.parameters(), strict=True)
+        for average, weight in pairs:
+            average.lerp_(weight, 1 - self.momentum)

@@ -1,0 +1,68 @@
+"""What a method knows of a frozen network whose features are to be predicted."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unmask.data.views import View
+from unmask.encoders.base import Encoder
+from unmask.masking import Grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """What a teacher says of images; float32, without gradient.
+
+    Attributes:
+        patches: [B, N, D], in raster order of the teacher's grid.
+        cls: [B, D], its class token; None if it has none.
+        importance: [B, N], how much the last block's class token looks at every patch, the mean of the heads;
+            None unless asked for.
+    """
+
+    patches: Float[Tensor, "B N D"]
+    cls: Float[Tensor, "B D"] | None = None
+    importance: Float[Tensor, "B N"] | None = None
+
+
+class Teacher(nn.Module, ABC):
+    """A frozen network: never trained, always in evaluation mode, without gradients, in float32 or its own
+    precision. It normalises images itself.
+
+    Attributes:
+        image_size: height and width in pixels of the images that it takes.
+        grid: rows and columns of its features for such images.
+        dim: width of its features.
+        has_cls: whether it has a class token.
+        description: what decides its features (name, weights, normalisation, activation, tap, projection,
+            grid), as plain data; kept in checkpoints and compared when one is read.
+    """
+
+    image_size: tuple[int, int]
+    grid: Grid
+    dim: int
+    has_cls: bool
+    description: Mapping[str, Any]
+
+    @abstractmethod
+    def forward(self, images: Float[Tensor, "B C H W"], *, importance: bool = False) -> Taught:
+        """Features of images.
+
+        Args:
+            images: of `image_size`, pixels in [0, 1].
+            importance: also say which patches matter.
+
+        Raises:
+            ValueError: importance is asked of a network without attention of a class token.
+        """
+
+    def train(self, mode: bool = True) -> "Teacher":
+        return super().train(False)
+
+    def view(self, encoder: Encoder) -> View:
+        """The images that it is to be given beside those of a student."""
+        return View(scale=self.image_size[0] / encoder.image_size[0], normalised=False)

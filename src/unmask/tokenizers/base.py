@@ -1,0 +1,58 @@
+"""What every tokenizer is."""
+
+from abc import abstractmethod
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unmask.data.arrays import Interpolation
+from unmask.data.views import View
+from unmask.encoders.base import Encoder
+from unmask.learner import Learner
+from unmask.masking import Grid
+
+
+class Tokenizer(Learner):
+    """A learner without a mask, of which methods use the codes once it is trained.
+
+    Images are pixels in [0, 1]; it normalises them itself.
+
+    Attributes:
+        image_size: height and width in pixels of the images that it was made for.
+        stride: pixels of an image along the side of what one code stands for.
+        channels: of the images.
+        vocabulary: K, the number of codes.
+        interpolation: of the view that it is given beside a student's; None is the recipe's.
+    """
+
+    image_size: tuple[int, int]
+    stride: int
+    channels: int
+    vocabulary: int
+    interpolation: Interpolation | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """Rows and columns of codes of an image."""
+        return self.image_size[0] // self.stride, self.image_size[1] // self.stride
+
+    @abstractmethod
+    def codes(self, images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B N"]:
+        """The code of every place, in raster order, in [0, K); without gradient, and whatever the mode, as in
+        evaluation."""
+
+    @abstractmethod
+    def embed(self, codes: Int[Tensor, "B N"]) -> Float[Tensor, "B N E"]:
+        """The vectors that the codes stand for, in what the decoder takes."""
+
+    def decode(self, codes: Int[Tensor, "B N"]) -> Float[Tensor, "B C H W"] | None:
+        """The images that codes stand for, pixels in [0, 1] up to rounding; None (the default) if they stand
+        for features."""
+        return None
+
+    def view(self, encoder: Encoder) -> View:
+        """The images that it is to be given beside those of a student, so that there is one code for every
+        patch."""
+        return View(
+            scale=self.stride / encoder.patch_size, interpolation=self.interpolation, normalised=False
+        )
