@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
 from unmask.encoders import Encoder, create_encoder
 from unmask.methods import METHODS, Method
@@ -65,6 +67,19 @@ def tiny_method(
         options["colours"] = colour_table(channels)
     built = tiny_encoder(encoder, image_size=image_size, channels=channels)
     return METHODS[method_of(name)](built, **options)
+
+
+def views_of(method: Method, images: Tensor) -> dict[str, Tensor]:
+    """The views that a loader would build: the first is `images`; others have their sizes, and hold pixels in
+    [0, 1] if they are not normalised.
+    """
+    first, *others = method.views
+    result = {first: images}
+    for name in others:
+        view = method.views[name]
+        sized = F.interpolate(images, scale_factor=view.scale, mode="bilinear") if view.scale != 1 else images
+        result[name] = sized if view.normalised else sized.sigmoid()
+    return result
 
 
 def method_of(name: str) -> str:

@@ -7,21 +7,22 @@ import json
 
 import torch
 
-from tests.tiny import PAIRS, tiny_method
+from tests.tiny import PAIRS, tiny_method, views_of
 
 
 def trace(name: str, encoder: str) -> str:
     """What went wrong, or nothing."""
     torch._dynamo.reset()
     method, images = tiny_method(name, encoder), torch.randn(2, 3, 64, 64)
+    views = views_of(method, images)
     mask = method.draw(images)
     compiled = torch.compile(method, backend="eager", fullgraph=True)
     try:
-        torch.testing.assert_close(compiled(images, mask=mask)["loss"], method(images, mask=mask)["loss"])
+        torch.testing.assert_close(compiled(**views, mask=mask)["loss"], method(**views, mask=mask)["loss"])
         losses = []
         for draw in (compiled, method):  # the mask drawn inside the graph
             torch.manual_seed(0)
-            losses.append(draw(images)["loss"])
+            losses.append(draw(**views)["loss"])
         torch.testing.assert_close(*losses)
     except Exception as error:
         return f"{type(error).__name__}: {error}"[:2000]
