@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from unmask.data import Augment, PretrainLoader, Source
+from unmask.data.colour import ColourChange
 from unmask.data.views import as_fractions, imagenet_statistics, normalise
 from unmask.engine.files import write_text
 from unmask.engine.machine import (
@@ -200,9 +201,25 @@ def _augment(data: Data) -> Augment:
             interpolation=data.interpolation,
             channels=data.channels,
             bits=data.depth,
+            colour=_jitter(data),
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _jitter(data: Data) -> ColourChange | None:
+    """The change of colours that all views share."""
+    if not any(data.jitter):
+        return None
+    brightness, contrast, saturation, hue = data.jitter
+    try:
+        change = ColourChange(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+        change.check(data.channels, data.depth)
+    except ValueError as error:
+        raise ValueError(
+            f"data.jitter={list(data.jitter)}: {error}; data.jitter=[0,0,0,0] is none"
+        ) from error
+    return change
 
 
 def _loader(
