@@ -3,4 +3,6 @@ predict."""
 
 from unmask.tokenizers.base import Tokenizer
 
-__all__ = ["Tokenizer"]
+__all__ = ["TOKENIZERS", "Tokenizer"]
+
+TOKENIZERS: dict[str, type[Tokenizer]] = {}
