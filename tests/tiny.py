@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.encoders import Encoder, create_encoder
 from unmask.methods import METHODS, Method
+from unmask.targets import EncoderTeacher, Teacher
 
 TRANSFORMER = {"embed_dim": 48, "depth": 2, "num_heads": 3, "patch_size": 8}
 HIERARCHICAL = {"embed_dim": 12, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 4)}
@@ -53,6 +55,16 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
 def tiny_encoder(name: str, *, image_size: tuple[int, int] = (64, 64), channels: int = 3) -> Encoder:
     timm_name, options = ENCODERS[name]
     return create_encoder(timm_name, image_size=image_size, channels=channels, **options)
+
+
+def tiny_teacher(student: Encoder) -> Teacher:
+    """A ViT with a class token, a feature for each of the student's, and random weights, always the same."""
+    rows, columns = student.feature_grid
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        own = tiny_encoder("vit_registers", image_size=(rows * 8, columns * 8), channels=student.channels)
+    statistics = {"mean": (0.5,) * student.channels, "std": (0.25,) * student.channels}
+    return EncoderTeacher(own, name="tiny", **statistics)
 
 
 def tiny_method(

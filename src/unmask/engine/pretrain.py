@@ -196,8 +196,9 @@ def _run(job: Job, state: State, task: Task, *, resumed: bool) -> Run:
             ProgressLine(step=state.step, total=job.total, shown=task.progress and main) as shown,
         ):
             shown.say(task.stage + _headline(job, state, resumed=resumed))
-            if words := in_words(job.recipe.data):
-                shown.say(words)
+            for words in (in_words(job.recipe.data), *job.teachers):
+                if words:
+                    shown.say(words)
             facts = {"data": task.data, "images": state.images, "steps": job.total}
             machine = {name: job.environment[name] for name in LOGGED}
             log.event("resume" if resumed else "start", state.step, **facts, **machine)

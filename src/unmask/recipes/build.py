@@ -2,17 +2,20 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from unmask.encoders import Encoder, create_encoder
 from unmask.errors import UserError
+from unmask.masking import Grid
 from unmask.methods import METHODS, Method
 from unmask.recipes.base import AnyPlan, Choice, Recipe, TokenizerRecipe
 from unmask.recipes.trained import fingerprint, load_tokenizer
+from unmask.targets import Teacher, create_teacher
 from unmask.tokenizers import TOKENIZERS, Tokenizer
 
 # Encoder options that follow from something else.
@@ -66,16 +69,14 @@ def build_method(
         raise UserError(f"no method is called {name!r}. Methods: {', '.join(METHODS)}.")
     method, parts = METHODS[name], parts or {}
     given = {key: value for key, value in recipe.method.options.items() if key not in parts}
-    named = {key: given.pop(key) for key in objects_of(method, Tokenizer) if given.get(key) is not None}
     options = check_options(method, method.__name__, given)
+    _require_all(method, "method", options.keys() | parts.keys())
     if set(STATISTICS) <= inspect.signature(method).parameters.keys():
         options |= {"mean": recipe.data.mean, "std": recipe.data.std}
     encoder = build_encoder(recipe)
-    options |= {key: load_tokenizer(located(str(value), folder)) for key, value in named.items()}
-    options |= parts
-    require_all(method, name, "method", options)
+    options = _objects(method, options, Place(encoder.feature_grid, encoder.channels, folder))
     try:
-        return method(encoder, **options)
+        return method(encoder, **options, **parts)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -93,30 +94,69 @@ def build_tokenizer(recipe: TokenizerRecipe) -> Tokenizer:
     for taken in sorted(recipe.tokenizer.options.keys() & {"image_size", "channels"}):
         raise UserError(f"tokenizer.{taken} is decided by {DECIDED[taken]}; leave it out")
     options = check_options(tokenizer, tokenizer.__name__, recipe.tokenizer.options)
-    require_all(tokenizer, name, "tokenizer", {**options, "image_size": (), "channels": ()})
+    _require_all(tokenizer, "tokenizer", options.keys() | {"image_size", "channels"})
+    (height, width), channels = recipe.data.image_size, recipe.data.channels
+    patch = int(({**options_of(tokenizer), **options}).get("patch_size", 1))
+    options = _objects(tokenizer, options, Place((height // patch, width // patch), channels))
     try:
-        return tokenizer(image_size=recipe.data.image_size, channels=recipe.data.channels, **options)
+        return tokenizer(image_size=recipe.data.image_size, channels=channels, **options)
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an object is to be used.
+
+    Attributes:
+        grid: rows and columns of features or codes.
+        channels: of the images.
+        folder: of the run, from which paths count; None is the working directory.
+    """
+
+    grid: Grid
+    channels: int
+    folder: Path | None = None
+
+
+# Options that are modules: what makes them of the strings that recipes have for them.
+OBJECTS: dict[type, Callable[[str, Place], Any]] = {
+    Teacher: lambda name, place: create_teacher(name, grid=place.grid, channels=place.channels),
+    Tokenizer: lambda name, place: load_tokenizer(located(name, place.folder)),
+}
+
+
+def _objects(target: Callable[..., Any], options: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """The options, strings turned into modules where modules are asked for."""
+    hints = _hints(target)
+    kinds = {name: _kind(hints[name]) for name, value in options.items() if isinstance(value, str)}
+    made = {name: OBJECTS[kind](options[name], place) for name, kind in kinds.items() if kind is not None}
+    return {**options, **made}
+
+
+def _kind(hint: Any) -> type | None:
+    """Which of `OBJECTS` an annotation asks for: the class itself, or "that or None"."""
+    return next((kind for kind in OBJECTS if kind is hint or kind in get_args(hint)), None)
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    return get_type_hints(target.__init__ if inspect.isclass(target) else target)
+
+
 def objects_of(target: Callable[..., Any], kind: type) -> tuple[str, ...]:
-    """The options of a method or tokenizer that are objects of a kind (or that or None), which a recipe
-    names."""
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    return tuple(name for name in options_of(target) if hints[name] in (kind, kind | None))
+    """The options that are objects of a kind (or that or None), which a recipe names."""
+    hints = _hints(target)
+    return tuple(name for name in options_of(target) if _kind(hints[name]) is kind)
 
 
-def require_all(target: Callable[..., Any], name: str, section: str, options: Mapping[str, Any]) -> None:
+def _require_all(target: type, section: str, options: Collection[str]) -> None:
     """
     Raises:
         UserError: an option that has no default is missing.
     """
-    lacking = [
-        key for key, default in options_of(target).items() if default is REQUIRED and key not in options
-    ]
-    if lacking:
-        raise UserError(f"{name} needs {', '.join(f'{section}.{key}' for key in lacking)}")
+    for option, default in options_of(target).items():
+        if default is REQUIRED and option not in options:
+            raise UserError(f"{target.__name__} cannot do without {section}.{option}; name one")
 
 
 def located(tokenizer: str, folder: Path | None) -> str:
@@ -201,13 +241,16 @@ def check_options(target: Callable[..., Any], name: str, options: Mapping[str, A
         UserError: an unknown option (with the nearest known one) or a value of the wrong type.
     """
     known = options_of(target)
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    hints = _hints(target)
     checked = {}
     for key, value in options.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise UserError(f"{name} has no option {key!r}{hint} Options: {', '.join(sorted(known))}.")
+        if isinstance(value, str) and _kind(hints[key]):
+            checked[key] = value  # a name, of which the module is made where all is built
+            continue
         try:
             adapter = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
             checked[key] = adapter.validate_python(value)
