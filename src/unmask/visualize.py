@@ -166,7 +166,7 @@ def reconstruction_strip(
         _panels(original, filled, where, patch=method.encoder.patch_size)
         for original, filled, where in zip(originals, predicted, hidden, strict=True)
     ]
-    return _arrange(rows, titles=TITLES if titles else ())
+    return arrange(rows, titles=TITLES if titles else ())
 
 
 def _predict(method: Method, images: Tensor, mask: Mask) -> Tensor | None:
@@ -201,8 +201,8 @@ def _panels(
     where = hidden.repeat(scale, 0).repeat(scale, 1)[..., None]
     # The prediction is enlarged with the original around it: what a method outputs at visible patches is no
     # part of its task and must not bleed into the hidden ones.
-    filled = _enlarge(np.where(hidden[..., None], prediction, original), scale)
-    original = _enlarge(original, scale)
+    filled = enlarge(np.where(hidden[..., None], prediction, original), scale)
+    original = enlarge(original, scale)
     return (
         original,
         np.where(where, _hidden_ground(where.shape[:2], patch * scale), original),
@@ -210,7 +210,7 @@ def _panels(
     )
 
 
-def _enlarge(picture: Picture, scale: int) -> Picture:
+def enlarge(picture: Picture, scale: int) -> Picture:
     if scale == 1:
         return picture
     height, width = picture.shape[:2]
@@ -227,7 +227,7 @@ def _hidden_ground(shape: tuple[int, ...], patch: int) -> Picture:
     return ground
 
 
-def _arrange(rows: Sequence[Sequence[Picture]], *, titles: Sequence[str]) -> Image.Image:
+def arrange(rows: Sequence[Sequence[Picture]], *, titles: Sequence[str]) -> Image.Image:
     """Samples in columns, filled from top to bottom, with titles above each column."""
     height, width = rows[0][0].shape[:2]
     block = len(rows[0]) * (width + GAP) - GAP

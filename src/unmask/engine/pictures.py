@@ -2,17 +2,16 @@
 
 import torch
 
-from unmask.data import EvaluationLoader, Subset, normalise
+from unmask.data import EvaluationLoader, Subset
 from unmask.engine.files import beside
 from unmask.engine.setup import Job
-from unmask.visualize import reconstruction_strip, shown_statistics
 
 IMAGES = 8
 
 
 def save_strip(job: Job, step: int) -> None:
-    """Write `images/step_XXXXXXXX.png`: what the method makes of eight images, evenly spread over the data;
-    nothing if it makes no pictures.
+    """Write `images/step_XXXXXXXX.png`: what the learner makes of eight images, evenly spread over the
+    data; nothing if it makes no pictures.
 
     The state of the random generators stays as it is: a run with other pictures, or none, trains alike.
     """
@@ -32,12 +31,9 @@ def save_strip(job: Job, step: int) -> None:
     )
     device = job.accelerator.device
     for pixels, _labels, _indices in loader:  # one batch, or none if no image can be read
-        images = normalise(pixels.to(device), job.mean, job.std)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(job.recipe.seed)
-            mask = job.result.draw(images)
-            mean, std = shown_statistics(data, job.mean, job.std)
-            picture = reconstruction_strip(job.result, images, mask, mean=mean, std=std)
+            picture = job.kind.picture(job, job.result, pixels)
         if picture is None:
             return
         path = job.folder / "images" / f"step_{step:08d}.png"

@@ -3,9 +3,19 @@
 from collections.abc import Callable
 
 from unmask.recipes import itpn, mae, simmim
-from unmask.recipes.base import Recipe
+from unmask.recipes.base import Recipe, TokenizerRecipe
 
-__all__ = ["DEFAULTS", "RECIPES", "SMALL", "Recipe"]
+__all__ = [
+    "DEFAULTS",
+    "RECIPES",
+    "SMALL",
+    "TOKENIZER_DEFAULTS",
+    "TOKENIZER_OF",
+    "TOKENIZER_RECIPES",
+    "TOKENIZER_SMALL",
+    "Recipe",
+    "TokenizerRecipe",
+]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
@@ -43,3 +53,10 @@ SMALL: dict[str, Callable[[], Recipe]] = {
     "simmim": simmim.small,
     "itpn": itpn.small,
 }
+
+# The same for tokenizers.
+TOKENIZER_RECIPES: dict[str, Callable[[], TokenizerRecipe]] = {}
+TOKENIZER_DEFAULTS: dict[str, Callable[[], TokenizerRecipe]] = {}
+TOKENIZER_SMALL: dict[str, Callable[[], TokenizerRecipe]] = {}
+# Method name -> the tokenizer that is trained for it where none is named; of all others the first.
+TOKENIZER_OF = {"beit": "dvae", "peco": "peco", "beitv2": "vqkd"}
