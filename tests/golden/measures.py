@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tests.golden.columns import measure_revcol
 from tests.golden.hierarchical import measure_classifier, measure_itpn, measure_mae_hivit
 from tests.golden.official import measure_beit, measure_mae, measure_simmim
 
@@ -17,6 +18,7 @@ MEASURES = {
     "itpn_pixel": measure_itpn,
     "itpn_classifier": measure_classifier,
     "itpn_clip_classifier": measure_classifier,
+    "revcol_v1": measure_revcol,
 }
 
 
