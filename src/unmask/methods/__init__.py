@@ -3,12 +3,14 @@
 from unmask.methods.base import Method
 from unmask.methods.itpn import ITPN
 from unmask.methods.mae import MAE
+from unmask.methods.revcolv2 import RevColV2
 from unmask.methods.simmim import SimMIM
 
-__all__ = ["ITPN", "MAE", "METHODS", "Method", "SimMIM"]
+__all__ = ["ITPN", "MAE", "METHODS", "Method", "RevColV2", "SimMIM"]
 
 METHODS: dict[str, type[Method]] = {
     "mae": MAE,
     "simmim": SimMIM,
     "itpn": ITPN,
+    "revcolv2": RevColV2,
 }

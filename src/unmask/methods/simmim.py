@@ -32,7 +32,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn, zeros
 
 from unmask.data.views import imagenet_statistics
-from unmask.encoders.base import Encoder, ImageSize, height_and_width
+from unmask.encoders.base import Encoder, ImageSize, height_and_width, require_busy
 from unmask.encoders.initialise import initialise_token
 from unmask.heads import LOCAL_HEADS, HeadName, create_head
 from unmask.masking import BlockMask, Mask, RandomMask, SquareMask
@@ -109,7 +109,7 @@ class SimMIM(Method):
         )
         if local_window is not None and (local_window < 3 or local_window % 2 == 0):
             raise ValueError(f"local_window must be an odd number of at least 3 pixels, not {local_window}")
-        self.encoder = encoder
+        self.encoder = require_busy(encoder, by="SimMIM")
         self.masking = _masking(encoder, mask, ratio=mask_ratio, size=mask_size, smallest=min_block)
         self.local_window = local_window
         self.scope = scope
