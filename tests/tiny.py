@@ -1,16 +1,20 @@
 """Small encoders of every family and small methods around them, for tests."""
 
+import inspect
 import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.encoders import Encoder, create_encoder
 from unmask.methods import METHODS, Method
+from unmask.patches import to_patches
+from unmask.targets.teacher import Taught, Teacher
 
 TRANSFORMER = {"embed_dim": 48, "depth": 2, "num_heads": 3, "patch_size": 8}
 HIERARCHICAL = {"embed_dim": 12, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 4)}
@@ -47,6 +51,8 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "simmim clusters": {"mask": "square", "mask_size": 32, "target": "clusters"},
     "simmim blocks": {"mask": "block", "mask_size": 8, "head": "mlp", "loss": "l2", "scope": "all"},
     "itpn": {**DECODER, "pyramid_dim": 16, "pyramid_depth": 1},
+    "milan": DECODER,
+    "milan random": {**DECODER, "sampling": "random"},
 }
 
 
@@ -66,7 +72,40 @@ def tiny_method(
     if options.get("target") == "clusters":
         options["colours"] = colour_table(channels)
     built = tiny_encoder(encoder, image_size=image_size, channels=channels)
+    if "teacher" in inspect.signature(METHODS[method_of(name)]).parameters:
+        options["teacher"] = tiny_teacher(built)
     return METHODS[method_of(name)](built, **options)
+
+
+class TinyTeacher(Teacher):
+    """Random projections of the pixels of every patch; its class token is their mean."""
+
+    def __init__(self, encoder: Encoder, *, dim: int, has_cls: bool) -> None:
+        super().__init__()
+        self.image_size, self.grid = encoder.image_size, encoder.grid
+        self.dim, self.has_cls, self.description = dim, has_cls, {"name": "tiny", "dim": dim}
+        self.patch_size = encoder.patch_size
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(encoder.channels * self.patch_size**2, dim, generator=generator)
+        self.register_buffer("weight", weight)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, *, importance: bool = False) -> Taught:
+        if importance and not self.has_cls:
+            raise ValueError("this teacher has no class token")
+        patches = to_patches(images.float(), self.patch_size) @ self.weight
+        cls = patches.mean(1)
+        attention = (patches @ cls[..., None])[..., 0] / self.dim
+        return Taught(
+            patches=patches,
+            cls=cls if self.has_cls else None,
+            importance=attention.softmax(1) if importance else None,
+        )
+
+
+def tiny_teacher(encoder: Encoder, *, dim: int = 24, has_cls: bool = True) -> Teacher:
+    """A teacher for the images and the grid of an encoder."""
+    return TinyTeacher(encoder, dim=dim, has_cls=has_cls)
 
 
 def views_of(method: Method, images: Tensor) -> dict[str, Tensor]:
@@ -98,3 +137,4 @@ def colour_table(channels: int) -> Path:
 PAIRS = [("mae", name) for name in DROPPING] + [("simmim", name) for name in ENCODERS]
 PAIRS += [("simmim bins", "swin"), ("simmim clusters", "vit"), ("simmim blocks", "swinv2")]
 PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias")]
+PAIRS += [("milan", "vit"), ("milan", "vit_no_class_token"), ("milan random", "hivit")]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tests.golden.hierarchical import measure_classifier, measure_itpn, measure_mae_hivit
+from tests.golden.milan import measure_milan
 from tests.golden.official import measure_beit, measure_mae, measure_simmim
 
 # Fixture name -> how it is measured. A fixture whose name continues one of these (mae_vit_wide) is measured
@@ -17,6 +18,7 @@ MEASURES = {
     "itpn_pixel": measure_itpn,
     "itpn_classifier": measure_classifier,
     "itpn_clip_classifier": measure_classifier,
+    "milan": measure_milan,
 }
 
 
