@@ -13,8 +13,7 @@ from torch import Tensor
 
 from unmask.encoders import Encoder, create_encoder
 from unmask.methods import METHODS, Method
-from unmask.patches import to_patches
-from unmask.targets.teacher import Taught, Teacher
+from unmask.targets import EncoderTeacher, Teacher
 
 TRANSFORMER = {"embed_dim": 48, "depth": 2, "num_heads": 3, "patch_size": 8}
 HIERARCHICAL = {"embed_dim": 12, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 4)}
@@ -61,6 +60,16 @@ def tiny_encoder(name: str, *, image_size: tuple[int, int] = (64, 64), channels:
     return create_encoder(timm_name, image_size=image_size, channels=channels, **options)
 
 
+def tiny_teacher(student: Encoder) -> Teacher:
+    """A ViT with a class token, a feature for each of the student's, and random weights, always the same."""
+    rows, columns = student.feature_grid
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        own = tiny_encoder("vit_registers", image_size=(rows * 8, columns * 8), channels=student.channels)
+    statistics = {"mean": (0.5,) * student.channels, "std": (0.25,) * student.channels}
+    return EncoderTeacher(own, name="tiny", **statistics)
+
+
 def tiny_method(
     name: str, encoder: str, *, image_size: tuple[int, int] = (64, 64), channels: int = 3
 ) -> Method:
@@ -75,37 +84,6 @@ def tiny_method(
     if "teacher" in inspect.signature(METHODS[method_of(name)]).parameters:
         options["teacher"] = tiny_teacher(built)
     return METHODS[method_of(name)](built, **options)
-
-
-class TinyTeacher(Teacher):
-    """Random projections of the pixels of every patch; its class token is their mean."""
-
-    def __init__(self, encoder: Encoder, *, dim: int, has_cls: bool) -> None:
-        super().__init__()
-        self.image_size, self.grid = encoder.image_size, encoder.grid
-        self.dim, self.has_cls, self.description = dim, has_cls, {"name": "tiny", "dim": dim}
-        self.patch_size = encoder.patch_size
-        generator = torch.Generator().manual_seed(0)
-        weight = torch.randn(encoder.channels * self.patch_size**2, dim, generator=generator)
-        self.register_buffer("weight", weight)
-
-    @torch.no_grad()
-    def forward(self, images: Tensor, *, importance: bool = False) -> Taught:
-        if importance and not self.has_cls:
-            raise ValueError("this teacher has no class token")
-        patches = to_patches(images.float(), self.patch_size) @ self.weight
-        cls = patches.mean(1)
-        attention = (patches @ cls[..., None])[..., 0] / self.dim
-        return Taught(
-            patches=patches,
-            cls=cls if self.has_cls else None,
-            importance=attention.softmax(1) if importance else None,
-        )
-
-
-def tiny_teacher(encoder: Encoder, *, dim: int = 24, has_cls: bool = True) -> Teacher:
-    """A teacher for the images and the grid of an encoder."""
-    return TinyTeacher(encoder, dim=dim, has_cls=has_cls)
 
 
 def views_of(method: Method, images: Tensor) -> dict[str, Tensor]:

@@ -19,16 +19,19 @@ def images(batch: int = 2) -> torch.Tensor:
 
 
 class Constant(Teacher):
-    """Looks at the same patches in every image."""
+    """Looks at the same patches in every image, or, without class token, at none."""
 
-    def __init__(self, encoder: Encoder, importance: torch.Tensor) -> None:
+    def __init__(self, encoder: Encoder, importance: torch.Tensor | None, *, dim: int = 24) -> None:
         super().__init__()
-        self.image_size, self.grid, self.dim = encoder.image_size, encoder.grid, 24
-        self.has_cls, self.description, self.importance, self.calls = True, {}, importance, 0
+        self.image_size, self.grid, self.dim, self.description = encoder.image_size, encoder.grid, dim, {}
+        self.has_cls, self.importance, self.calls = importance is not None, importance, 0
 
     def forward(self, images: torch.Tensor, *, importance: bool = False) -> Taught:
         self.calls += 1
-        patches = torch.ones(len(images), self.importance.numel(), self.dim)
+        patches = torch.ones(len(images), self.grid[0] * self.grid[1], self.dim)
+        if self.importance is None:
+            assert not importance
+            return Taught(patches=patches)
         return Taught(patches=patches, cls=patches[:, 0], importance=self.importance.expand(len(images), -1))
 
 
@@ -114,7 +117,7 @@ def test_the_loss_is_the_squared_distance_of_directions() -> None:
     loss = method(**views, mask=mask)["loss"]
     predicted = method.head(method.decoder(method.encoder.visible(views["images"], mask), mask))
     wanted = method.target(method.teacher(views["teacher_images"]))
-    assert predicted.shape == wanted.shape == (2, 65, 24)  # class token, visible and hidden patches
+    assert predicted.shape == wanted.shape == (2, 65, 48)  # class token, visible and hidden patches
     unit = torch.nn.functional.normalize
     distance = (unit(predicted, dim=-1) - unit(wanted, dim=-1)).square().sum(-1)
     torch.testing.assert_close(loss, distance.mean())
@@ -132,7 +135,7 @@ def test_nobody_trains_the_teacher_or_the_position_tables() -> None:
 def test_a_teacher_without_class_token_scores_patches_alone(caplog: pytest.LogCaptureFixture) -> None:
     encoder = tiny_encoder("vit")
     with caplog.at_level(logging.WARNING):
-        method = MILAN(encoder, teacher=tiny_teacher(encoder, has_cls=False), **DECODER)
+        method = MILAN(encoder, teacher=Constant(encoder, None), **DECODER)
     assert "patches are hidden evenly" in caplog.text
     views = views_of(method, images())
     assert method.target(method.teacher(views["teacher_images"])).shape == (2, 64, 24)
@@ -143,7 +146,7 @@ def test_a_teacher_without_class_token_scores_patches_alone(caplog: pytest.LogCa
 def test_what_cannot_work_is_refused() -> None:
     encoder = tiny_encoder("vit")
     with pytest.raises(ValueError, match=r"use a ViT as teacher, or method.sampling=random"):
-        MILAN(encoder, teacher=tiny_teacher(encoder, has_cls=False), sampling="attention")
+        MILAN(encoder, teacher=Constant(encoder, None), sampling="attention")
     other = tiny_teacher(tiny_encoder("vit", image_size=(96, 96)))
     with pytest.raises(ValueError, match="12 x 12 features, but the encoder 8 x 8 patches"):
         MILAN(encoder, teacher=other)
@@ -157,7 +160,7 @@ def test_the_released_model_has_its_size(name: str, parameters: int) -> None:
     from unmask.encoders import create_encoder
 
     encoder = create_encoder(f"vit_{name}_patch16_224", position="sincos")
-    method = MILAN(encoder, teacher=tiny_teacher(encoder, dim=512))
+    method = MILAN(encoder, teacher=Constant(encoder, torch.ones(196), dim=512))
     # The official file counts the decoder's fixed table of positions.
     found = sum(parameter.numel() for parameter in method.parameters()) + method.decoder.positions.numel()
     assert found == parameters

@@ -33,6 +33,7 @@ from unmask.methods.base import Method
 from unmask.recipes.base import Data, Recipe
 from unmask.recipes.build import build_method
 from unmask.runs import read_json
+from unmask.targets import Teacher
 
 FEWEST_STEPS_BETWEEN_CHECKPOINTS = 100
 MOST_STEPS_BETWEEN_CHECKPOINTS = 1000
@@ -92,6 +93,11 @@ class Job:
         device = self.environment["gpu"] or "CPU"
         count = self.accelerator.num_processes
         return f"{f'{count} x ' if count > 1 else ''}{device} ({self.precision})"
+
+    @property
+    def teachers(self) -> list[str]:
+        """What a person should know of the networks that the method learns from."""
+        return [module.introduction for module in self.method.modules() if isinstance(module, Teacher)]
 
     @property
     def save_every(self) -> int:
