@@ -1,5 +1,6 @@
 """Small encoders of every family and small methods around them, for tests."""
 
+import inspect
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -55,6 +56,8 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "itpn": {**DECODER, "pyramid_dim": 16, "pyramid_depth": 1},
     "revcolv2": {},
     "revcolv2 teacher": {"teacher": "tiny"},
+    "milan": DECODER,
+    "milan random": {**DECODER, "sampling": "random"},
 }
 
 
@@ -84,7 +87,8 @@ def tiny_method(
     if options.get("target") == "clusters":
         options["colours"] = colour_table(channels)
     built = tiny_encoder(encoder, image_size=image_size, channels=channels)
-    if "teacher" in options:
+    teacher = inspect.signature(METHODS[method_of(name)]).parameters.get("teacher")
+    if "teacher" in options or (teacher is not None and teacher.default is inspect.Parameter.empty):
         options["teacher"] = tiny_teacher(built)
     return METHODS[method_of(name)](built, **options)
 
@@ -120,3 +124,4 @@ PAIRS += [("simmim", name) for name in ENCODERS if name != "revcolv2"]  # of whi
 PAIRS += [("simmim bins", "swin"), ("simmim clusters", "vit"), ("simmim blocks", "swinv2")]
 PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias")]
 PAIRS += [("revcolv2", "revcolv2"), ("revcolv2 teacher", "revcolv2_up")]
+PAIRS += [("milan", "vit"), ("milan", "vit_no_class_token"), ("milan random", "hivit")]
