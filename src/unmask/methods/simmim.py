@@ -37,6 +37,7 @@ from unmask.encoders.initialise import initialise_token
 from unmask.heads import LOCAL_HEADS, HeadName, create_head
 from unmask.masking import BlockMask, Mask, RandomMask, SquareMask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.patches import normalise_locally, visible_statistics
 from unmask.targets import Bins, Cells, Clusters, Pixels, Target, read_colours
 from unmask.targets.pixels import LossName
@@ -78,6 +79,16 @@ class SimMIM(Method):
         mean: of pixels in [0, 1], a channel, that images are normalised with; None is ImageNet's.
         std: likewise.
     """
+
+    card = Card(
+        title="SimMIM",
+        target="pixels",
+        normalisation="none",
+        student="a token for each hidden patch (any encoder)",
+        head="one matrix",
+        loss="L1, hidden pixels",
+        masking="random squares of 32 pixels, 60 %",
+    )
 
     def __init__(
         self,
