@@ -8,6 +8,7 @@ weights and images left out. Nothing is timed, so it needs no particular machine
 """
 
 import argparse
+import warnings
 from typing import get_args
 
 import torch
@@ -64,6 +65,8 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224, help="pixels")
     parser.add_argument("--batch-size", type=int, default=1, help="images")
     options = parser.parse_args()
+    # Only bytes are counted here.
+    warnings.filterwarnings("ignore", message=".*inverted one after the other are inexact")
     size = (options.image_size, options.image_size)
     shape = f"{options.batch_size} x {options.image_size} px, float32"
     table = Table("columns", title=f"MB kept for the backward pass of {options.model}, {shape}")
