@@ -18,7 +18,7 @@ from unmask.targets import EncoderTeacher, Teacher
 TRANSFORMER = {"embed_dim": 48, "depth": 2, "num_heads": 3, "patch_size": 8}
 HIERARCHICAL = {"embed_dim": 12, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 4)}
 UNITS = {"embed_dim": 48, "depths": (1, 1, 2), "num_heads": 3}
-COLUMNS = {"embed_dim": 24, "num_heads": 3, "patch_size": 8}
+COLUMNS = {"embed_dim": 24, "num_heads": 3, "patch_size": 8, "num_levels": 3, "down_columns": 1}
 
 # name -> (timm name, options)
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -120,7 +120,7 @@ def colour_table(channels: int) -> Path:
 
 # Every method with every family that it can work with, and variants that compute differently.
 PAIRS = [("mae", name) for name in DROPPING if name != "revcolv2_up"]
-PAIRS += [("simmim", name) for name in ENCODERS if name != "revcolv2"]  # of which it uses one level alone
+PAIRS += [("simmim", name) for name in ENCODERS if not name.startswith("revcolv2")]
 PAIRS += [("simmim bins", "swin"), ("simmim clusters", "vit"), ("simmim blocks", "swinv2")]
 PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias")]
 PAIRS += [("revcolv2", "revcolv2"), ("revcolv2 teacher", "revcolv2_up")]
