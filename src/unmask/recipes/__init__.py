@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import itpn, mae, simmim
+from unmask.recipes import itpn, mae, simmim, tokenizers
 from unmask.recipes.base import Recipe, TokenizerRecipe
 
 __all__ = [
@@ -55,8 +55,21 @@ SMALL: dict[str, Callable[[], Recipe]] = {
 }
 
 # The same for tokenizers.
-TOKENIZER_RECIPES: dict[str, Callable[[], TokenizerRecipe]] = {}
-TOKENIZER_DEFAULTS: dict[str, Callable[[], TokenizerRecipe]] = {}
-TOKENIZER_SMALL: dict[str, Callable[[], TokenizerRecipe]] = {}
+TOKENIZER_RECIPES: dict[str, Callable[[], TokenizerRecipe]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        tokenizers.vqkd_base_clip_100ep,
+        tokenizers.vqkd_base_clip_1layer_100ep,
+        tokenizers.vqkd_base_dino_100ep,
+    )
+}
+TOKENIZER_DEFAULTS: dict[str, Callable[[], TokenizerRecipe]] = {
+    "dvae": tokenizers.dvae,
+    "vqkd": tokenizers.vqkd,
+}
+TOKENIZER_SMALL: dict[str, Callable[[], TokenizerRecipe]] = {
+    "dvae": tokenizers.small_dvae,
+    "vqkd": tokenizers.small_vqkd,
+}
 # Method name -> the tokenizer that is trained for it where none is named; of all others the first.
 TOKENIZER_OF = {"beit": "dvae", "peco": "peco", "beitv2": "vqkd"}

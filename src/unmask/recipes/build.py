@@ -31,6 +31,7 @@ DECIDED = {
     "dynamic_img_size": "data.image_size, which is the same for all images",
     "patch_drop_rate": "method.mask_ratio",
 }
+CODE_STRIDE = 16  # pixels of a hierarchical encoder's images for a code: BEiT's
 REQUIRED = inspect.Parameter.empty  # in the place of the default of an option that has none
 # Method options that are what data.mean and data.std say, of methods that know pixels from normalised images.
 STATISTICS = ("mean", "std")
@@ -74,7 +75,8 @@ def build_method(
     if set(STATISTICS) <= inspect.signature(method).parameters.keys():
         options |= {"mean": recipe.data.mean, "std": recipe.data.std}
     encoder = build_encoder(recipe)
-    options = _objects(method, options, Place(encoder.feature_grid, encoder.channels, folder))
+    place = Place(encoder.feature_grid, code_grid(encoder), encoder.channels, folder)
+    options = _objects(method, options, place)
     try:
         return method(encoder, **options, **parts)
     except ValueError as error:
@@ -97,7 +99,8 @@ def build_tokenizer(recipe: TokenizerRecipe) -> Tokenizer:
     _require_all(tokenizer, "tokenizer", options.keys() | {"image_size", "channels"})
     (height, width), channels = recipe.data.image_size, recipe.data.channels
     patch = int(({**options_of(tokenizer), **options}).get("patch_size", 1))
-    options = _objects(tokenizer, options, Place((height // patch, width // patch), channels))
+    grid = height // patch, width // patch
+    options = _objects(tokenizer, options, Place(grid, grid, channels))
     try:
         return tokenizer(image_size=recipe.data.image_size, channels=channels, **options)
     except ValueError as error:
@@ -109,12 +112,14 @@ class Place:
     """Where an object is to be used.
 
     Attributes:
-        grid: rows and columns of features or codes.
+        grid: rows and columns of features.
+        codes: rows and columns of codes.
         channels: of the images.
         folder: of the run, from which paths count; None is the working directory.
     """
 
     grid: Grid
+    codes: Grid
     channels: int
     folder: Path | None = None
 
@@ -122,7 +127,7 @@ class Place:
 # Options that are modules: what makes them of the strings that recipes have for them.
 OBJECTS: dict[type, Callable[[str, Place], Any]] = {
     Teacher: lambda name, place: create_teacher(name, grid=place.grid, channels=place.channels),
-    Tokenizer: lambda name, place: load_tokenizer(located(name, place.folder)),
+    Tokenizer: lambda name, place: load_tokenizer(located(name, place.folder), grid=place.codes),
 }
 
 
@@ -141,6 +146,14 @@ def _kind(hint: Any) -> type | None:
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     return get_type_hints(target.__init__ if inspect.isclass(target) else target)
+
+
+def code_grid(encoder: Encoder) -> Grid:
+    """A code for every patch; for every 16 pixels of encoders that merge patches."""
+    if encoder.stride == encoder.patch_size:
+        return encoder.grid
+    height, width = encoder.image_size
+    return height // CODE_STRIDE, width // CODE_STRIDE
 
 
 def objects_of(target: Callable[..., Any], kind: type) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from unmask.recipes import (
     TOKENIZER_SMALL,
 )
 from unmask.recipes.base import AnyPlan, Choice, Plan, Recipe, TokenizerRecipe, explain, read_plan
-from unmask.recipes.build import build_encoder, build_tokenizer, options_of, with_defaults
+from unmask.recipes.build import build_encoder, build_tokenizer, code_grid, options_of, with_defaults
 from unmask.tokenizers import TOKENIZERS
 
 FEW_IMAGES = 20_000  # fewer of them get the method's recipe for small data
@@ -128,7 +128,7 @@ def tokenizer_for(recipe: Recipe, *, images: int) -> TokenizerRecipe:
     """The tokenizer that is trained for a method where none is named: the default on the same images, with a
     code for every patch of the encoder."""
     name = TOKENIZER_OF.get(recipe.method.name, next(iter(TOKENIZER_DEFAULTS)))
-    grid = build_encoder(recipe).grid
+    grid = code_grid(build_encoder(recipe))
     kept: dict[str, Any] = {"images": images, "seed": recipe.seed}
     kept["overrides"] = {"data.channels": recipe.data.channels, "data.bits": recipe.data.bits}
     stride = build_tokenizer(resolve_tokenizer(name, **kept)).stride
