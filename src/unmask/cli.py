@@ -136,12 +136,15 @@ def reconstruct(
     pictures: Annotated[list[Path], typer.Argument(help="Any pictures.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="PNG to write.")] = None,
     mask_ratio: Annotated[float | None, typer.Option(help="Share to hide; the run's if not given.")] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="Predicted features, of a method that predicts pixels too.")
+    ] = False,
     seed: RandomSeed = 0,
 ) -> None:
     """Hide parts of pictures and see what a run makes of them."""
     from unmask.visualize import reconstruct
 
-    typer.echo(reconstruct(run, pictures, out=out, mask_ratio=mask_ratio, seed=seed))
+    typer.echo(reconstruct(run, pictures, out=out, mask_ratio=mask_ratio, seed=seed, features=features))
 
 
 @app.command()

@@ -3,7 +3,9 @@
 from typing import Any
 
 from tests.golden.clip import measure_clip
+from tests.golden.columns import measure_revcol
 from tests.golden.hierarchical import measure_classifier, measure_itpn, measure_mae_hivit
+from tests.golden.milan import measure_milan
 from tests.golden.official import measure_beit, measure_mae, measure_simmim
 from tests.golden.tokenizers import measure_dvae, measure_vqkd
 
@@ -22,6 +24,8 @@ MEASURES = {
     "itpn_clip_classifier": measure_classifier,
     "dvae": measure_dvae,
     "vqkd": measure_vqkd,
+    "revcol_v1": measure_revcol,
+    "milan": measure_milan,
 }
 
 

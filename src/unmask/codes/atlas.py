@@ -16,12 +16,12 @@ from unmask.codes.statistics import CodeUse
 from unmask.data import EvaluationLoader, Source, Subset, open_source
 from unmask.data.arrays import Bits
 from unmask.data.views import as_fractions
+from unmask.drawing import as_pictures, denormalise
 from unmask.engine.machine import choose_device
 from unmask.errors import UserError
 from unmask.evaluate.features import watched, workers_for
 from unmask.recipes.trained import load_tokenizer, read_card, weights_of
 from unmask.tokenizers import Tokenizer
-from unmask.visualize import as_pictures, denormalise
 
 TILE = 66  # pixels of a tile: a third of it is the place, the rest is around it
 GAP, COLUMN_GAP, TOP = 3, 30, 34

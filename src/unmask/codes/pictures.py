@@ -7,8 +7,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from unmask.drawing import MIN_SIDE, arrange, as_pictures, denormalise, enlarge
 from unmask.tokenizers import Tokenizer
-from unmask.visualize import MIN_SIDE, arrange, as_pictures, denormalise, enlarge
 
 TITLES = ("original", "from its codes")
 

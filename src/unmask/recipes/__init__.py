@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import itpn, mae, simmim, tokenizers
+from unmask.recipes import itpn, mae, revcolv2, simmim, tokenizers
 from unmask.recipes.base import Recipe, TokenizerRecipe
 
 __all__ = [
@@ -38,6 +38,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         itpn.itpn_base_1600ep,
         itpn.itpn_large_400ep,
         itpn.itpn_large_1600ep,
+        revcolv2.revcolv2_base_1600ep,
+        revcolv2.revcolv2_large_1600ep,
     )
 }
 
@@ -46,12 +48,14 @@ DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "mae": mae.default,
     "simmim": simmim.default,
     "itpn": itpn.default,
+    "revcolv2": revcolv2.default,
 }
 # Method name -> its recipe for a few thousand images (docs/small-data.md says how it was found).
 SMALL: dict[str, Callable[[], Recipe]] = {
     "mae": mae.small,
     "simmim": simmim.small,
     "itpn": itpn.small,
+    "revcolv2": revcolv2.small,
 }
 
 # The same for tokenizers.

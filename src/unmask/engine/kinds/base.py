@@ -1,7 +1,7 @@
 """What differs between training a method and training a tokenizer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unmask.engine.setup import Job
 
 Trained = TypeVar("Trained", bound=Learner)
+Read = Callable[[tuple[int, int]], Shaped[Tensor, "n C H W"]]  # height, width
 
 
 class Kind(ABC, Generic[Trained]):
@@ -70,8 +71,12 @@ class Kind(ABC, Generic[Trained]):
         return {}
 
     @abstractmethod
-    def picture(self, job: "Job", learner: Trained, pixels: Shaped[Tensor, "n C H W"]) -> Image.Image | None:
-        """Images, as they were read, and what becomes of them; None if it cannot be shown."""
+    def picture(self, job: "Job", learner: Trained, read: Read) -> Image.Image | None:
+        """A few images and what becomes of them; None if it cannot be shown.
+
+        Args:
+            read: the images in a size, on the job's device, as they are stored.
+        """
 
     @abstractmethod
     def hand_over(self, job: "Job", learner: Trained, file: str, *, made_by: dict[str, Any]) -> None:

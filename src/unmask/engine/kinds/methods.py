@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from unmask.data import normalise
-from unmask.engine.kinds.base import Kind
+from unmask.engine.kinds.base import Kind, Read
 from unmask.export import save_encoder
 from unmask.load import WEIGHTS
 from unmask.methods.base import Method
@@ -18,7 +18,7 @@ from unmask.recipes.base import Recipe
 from unmask.recipes.build import build_method, fingerprints
 from unmask.spread import effective_rank, spread
 from unmask.trivial import trivial_losses
-from unmask.visualize import reconstruction_strip, shown_statistics
+from unmask.visualize import first_of, picture_views, prediction_strip, shown_statistics
 
 if TYPE_CHECKING:
     from unmask.engine.setup import Job
@@ -63,11 +63,11 @@ class Methods(Kind[Method]):
     def about(self, features: Float[Tensor, "n D"]) -> dict[str, Any]:
         return {"effective_rank": effective_rank(features), "spread": spread(features)}
 
-    def picture(self, job: "Job", learner: Method, pixels: Shaped[Tensor, "n C H W"]) -> Image.Image | None:
-        images = normalise(pixels.to(job.accelerator.device), job.mean, job.std)
-        mask = learner.draw(images)
+    def picture(self, job: "Job", learner: Method, read: Read) -> Image.Image | None:
+        views = picture_views(learner, read, job.mean, job.std)
+        mask = learner.draw(first_of(views))
         mean, std = shown_statistics(job.recipe.data, job.mean, job.std)
-        return reconstruction_strip(learner, images, mask, mean=mean, std=std)
+        return prediction_strip(learner, views, mask, mean=mean, std=std)
 
     def hand_over(self, job: "Job", learner: Method, file: str, *, made_by: dict[str, Any]) -> None:
         recipe = job.recipe

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from unmask.codes.pictures import round_trip_strip
 from unmask.codes.statistics import CodeUse
 from unmask.data.views import as_fractions
-from unmask.engine.kinds.base import Kind
+from unmask.engine.kinds.base import Kind, Read
 from unmask.export.tokenizer import save_tokenizer
 from unmask.recipes.base import TokenizerRecipe
 from unmask.recipes.build import build_tokenizer
@@ -60,14 +60,12 @@ class Tokenizers(Kind[Tokenizer]):
             return torch.empty(0, 1), {}
         return torch.cat(parts), {"codes": use.facts()}
 
-    def picture(
-        self, job: "Job", learner: Tokenizer, pixels: Shaped[Tensor, "n C H W"]
-    ) -> Image.Image | None:
+    def picture(self, job: "Job", learner: Tokenizer, read: Read) -> Image.Image | None:
         training = learner.training
         learner.eval()
         try:
             with torch.no_grad():
-                return round_trip_strip(learner, as_fractions(pixels.to(job.accelerator.device)))
+                return round_trip_strip(learner, as_fractions(read(learner.image_size)))
         finally:
             learner.train(training)
 
