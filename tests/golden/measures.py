@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from tests.golden.codes import measure_beit, measure_beitv2
 from tests.golden.hierarchical import measure_classifier, measure_itpn, measure_mae_hivit
-from tests.golden.official import measure_beit, measure_mae, measure_simmim
+from tests.golden.official import measure_mae, measure_simmim
 
 # Fixture name -> how it is measured. A fixture whose name continues one of these (mae_vit_wide) is measured
 # alike.
@@ -13,6 +14,7 @@ MEASURES = {
     "simmim_swin": measure_simmim,
     "simmim_swinv2": measure_simmim,
     "beit": measure_beit,
+    "beitv2": measure_beitv2,
     "hivit_mae": measure_mae_hivit,
     "itpn_pixel": measure_itpn,
     "itpn_classifier": measure_classifier,
