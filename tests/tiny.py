@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from unmask.encoders import Encoder, create_encoder
 from unmask.methods import METHODS, Method
+from unmask.targets import EncoderTeacher, Teacher
 from unmask.tokenizers import Tokenizer
 
 TRANSFORMER = {"embed_dim": 48, "depth": 2, "num_heads": 3, "patch_size": 8}
@@ -35,7 +36,13 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "beit_each_block": ("beit_base_patch16_224", TRANSFORMER),
     "beit_placed": (
         "beit_base_patch16_224",
-        {**TRANSFORMER, "use_rel_pos_bias": False, "use_abs_pos_emb": True, "position": "sincos", "init": "cae"},
+        {
+            **TRANSFORMER,
+            "use_rel_pos_bias": False,
+            "use_abs_pos_emb": True,
+            "position": "sincos",
+            "init": "cae",
+        },
     ),
     "swin": ("swin_tiny_patch4_window7_224", HIERARCHICAL),
     "swinv2": ("swinv2_tiny_window8_256", HIERARCHICAL),
@@ -65,6 +72,16 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
 def tiny_encoder(name: str, *, image_size: tuple[int, int] = (64, 64), channels: int = 3) -> Encoder:
     timm_name, options = ENCODERS[name]
     return create_encoder(timm_name, image_size=image_size, channels=channels, **options)
+
+
+def tiny_teacher(student: Encoder) -> Teacher:
+    """A ViT with a class token, a feature for each of the student's, and random weights, always the same."""
+    rows, columns = student.feature_grid
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        own = tiny_encoder("vit_registers", image_size=(rows * 8, columns * 8), channels=student.channels)
+    statistics = {"mean": (0.5,) * student.channels, "std": (0.25,) * student.channels}
+    return EncoderTeacher(own, name="tiny", **statistics)
 
 
 def tiny_method(

@@ -55,11 +55,15 @@ def measure_beit(case: Case) -> Quantities:
     watch_beit(encoder, result)
     watch(method.head, result, "out/logits_masked")
     losses = method(images, images, mask=mask)
-    return result | gradients(losses["loss"], method, names, weights, "grad") | {
-        "out/labels_masked": mask.masked(method.codes.encode(images)).flatten(),
-        "out/loss": losses["loss"],
-        "out/mlm_acc": losses["accuracy"],
-    }
+    return (
+        result
+        | gradients(losses["loss"], method, names, weights, "grad")
+        | {
+            "out/labels_masked": mask.masked(method.codes.encode(images)).flatten(),
+            "out/loss": losses["loss"],
+            "out/mlm_acc": losses["accuracy"],
+        }
+    )
 
 
 def measure_beitv2(case: Case) -> Quantities:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tests.golden.clip import measure_clip
 from tests.golden.codes import measure_beit, measure_beitv2
 from tests.golden.hierarchical import measure_classifier, measure_itpn, measure_mae_hivit
 from tests.golden.official import measure_mae, measure_simmim
@@ -15,6 +16,7 @@ MEASURES = {
     "simmim_swinv2": measure_simmim,
     "beit": measure_beit,
     "beitv2": measure_beitv2,
+    "clip_visual": measure_clip,
     "hivit_mae": measure_mae_hivit,
     "itpn_pixel": measure_itpn,
     "itpn_classifier": measure_classifier,

@@ -125,10 +125,8 @@ class BEiTv2(Method):
         head = self.head if self.further_head is None else self.further_head
         return head(mask.masked(norm(tokens)[:, 1:]))
 
-    def reconstruct(
-        self, images: Float[Tensor, "B C H W"], mask: Mask
-    ) -> Float[Tensor, "B C H W"] | None:
-        logits = self.head(self.encoder(images, mask, self.token).patches)
+    def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"] | None:
+        logits = self.head(self.encoder.hidden(images, mask, self.token))
         return self.codes.picture(logits.argmax(-1), images, mask)
 
     @property

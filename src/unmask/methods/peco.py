@@ -70,18 +70,16 @@ class PeCo(Method):
         # mask
         mask = self.draw(images) if mask is None else mask
         # encode
-        seen = self.encoder(images, mask, self.token)
+        seen = self.encoder.hidden(images, mask, self.token)
         # predict
-        logits = self.head(mask.masked(seen.patches))
+        logits = self.head(mask.masked(seen))
         # target
         codes = mask.masked(self.codes.encode(token_images))
         # compare
         return score_codes(logits, codes)
 
-    def reconstruct(
-        self, images: Float[Tensor, "B C H W"], mask: Mask
-    ) -> Float[Tensor, "B C H W"] | None:
-        logits = self.head(self.encoder(images, mask, self.token).patches)
+    def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"] | None:
+        logits = self.head(self.encoder.hidden(images, mask, self.token))
         return self.codes.picture(logits.argmax(-1), images, mask)
 
     @property

@@ -17,9 +17,7 @@ def encoder_of(name: str | None) -> Choice:
 
 def _beit(name: str, **options: Any) -> Choice:
     """BEiT's encoder in pre-training: one table of relative positions for all blocks."""
-    return Choice(
-        name=name, init="beit", use_rel_pos_bias=False, use_shared_rel_pos_bias=True, **options
-    )
+    return Choice(name=name, init="beit", use_rel_pos_bias=False, use_shared_rel_pos_bias=True, **options)
 
 
 def default(encoder: str | None = None) -> Recipe:
@@ -81,9 +79,7 @@ def published(
     epochs: int,
 ) -> Recipe:
     """The run of BEiT's official code, which PeCo, BEiT v2 and CAE took over in large parts."""
-    encoder = _beit(
-        f"beit_{size}_patch16_224", use_abs_pos_emb=False, drop_path_rate=drop_path_rate
-    )
+    encoder = _beit(f"beit_{size}_patch16_224", use_abs_pos_emb=False, drop_path_rate=drop_path_rate)
     return Recipe(
         name=name,
         method=method,
