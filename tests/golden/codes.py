@@ -66,6 +66,11 @@ def measure_beit(case: Case) -> Quantities:
     )
 
 
+def keep(outputs: list[Tensor]) -> Any:
+    """A hook that keeps what a module returns, every time."""
+    return lambda _module, _inputs, output: outputs.append(output)
+
+
 def measure_beitv2(case: Case) -> Quantities:
     """One set of weights, with the shared and with the separate head."""
     spec, weights, inputs = case["info"]["constructor"], tensors(case["params"]), tensors(case["inputs"])
@@ -96,7 +101,7 @@ def measure_beitv2(case: Case) -> Quantities:
         heads = {method.head, method.further_head or method.head}
         for key, modules in (("norm", norms), ("head", heads)):
             for module in modules:
-                module.register_forward_hook(lambda _m, _i, output, key=key: outputs[key].append(output))
+                module.register_forward_hook(keep(outputs[key]))
         losses = method(images, images, mask=mask)
         result |= gradients(losses["loss"], method, names, own, prefix)
         result |= {

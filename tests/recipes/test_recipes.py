@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.tiny import TinyTokenizer
 from unmask.encoders import Encoder
 from unmask.errors import UserError
 from unmask.masking import Mask
 from unmask.methods import METHODS, Method
-from unmask.recipes import DEFAULTS, RECIPES, SMALL
+from unmask.recipes import DEFAULTS, RECIPES, SMALL, TOKENIZER_OF
 from unmask.recipes.base import Choice, Recipe, scaled_lr
 from unmask.recipes.build import build_method, with_defaults
 from unmask.recipes.resolve import FEW_IMAGES, SMALL_RUN, parse_value, resolve_recipe
@@ -28,6 +29,11 @@ PARAMETERS = {  # computed from the official code
     "simmim_swinv2_large_800ep": 199_924_788,
     "simmim_swinv2_huge_800ep": 663_865_098,
     "simmim_swinv2_giant_800ep": 3_010_401_504,  # of which the encoder 2,997,815,008
+    "beit_vit_base_800ep": 91_965_776,
+    "beit_vit_large_800ep": 311_534_016,
+    "peco_vit_base_300ep": 91_965_776,
+    "beitv2_vit_base_300ep": 106_143_056,
+    "beitv2_vit_large_1600ep": 336_728_512,
 }
 
 
@@ -40,6 +46,10 @@ def test_published_recipes_build(name: str) -> None:
     teacher = plain.method.options.get("teacher")
     if teacher is not None:  # random weights: nothing is fetched
         method = plain.method.model_copy(update={"teacher": teacher.replace("timm:", "random:")})
+        plain = plain.model_copy(update={"method": method})
+    if name.split("_")[0] in TOKENIZER_OF:  # only its vocabulary matters
+        tokenizer = TinyTokenizer(image_size=(224, 224), stride=16, vocabulary=8192)
+        method = plain.method.model_copy(update={"tokenizer": tokenizer})
         plain = plain.model_copy(update={"method": method})
     with torch.device("meta"):
         method = build_method(plain)

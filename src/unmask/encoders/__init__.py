@@ -72,8 +72,8 @@ def create_encoder(
         image_size: height and width in pixels, multiples of the encoder's stride.
         channels: of the input images.
         pretrained: start from timm's weights of that name (fetched from the Hugging Face hub if not cached).
-        position: "learned" or "sincos", for plain ViTs that are not pretrained (MAE's table), and BEiT-style ones
-            that have a table of positions and no relative ones (CAE's).
+        position: "learned" or "sincos", for models that are not pretrained: plain ViTs (MAE's table), and
+            BEiT-style ones with a table of positions and no relative ones (CAE's).
         init: "mae", "beit" or "cae", the papers' initial weights unless pretrained; None is timm's own.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         options: passed on to timm (`embed_dim`, `window_size`, `init_values`, `reg_tokens`, ...).

@@ -64,8 +64,8 @@ def narrow_normal_(parameter: nn.Parameter, std: float = 0.02) -> None:
 
 
 def mask_token(encoder: Encoder) -> nn.Parameter:
-    """What replaces the embedding of a hidden patch, [1, 1, E], drawn like the encoder's own tokens: in BEiT's
-    style cut off at one standard deviation, else plain normal(.02), as SimMIM's Swin."""
+    """What replaces the embedding of a hidden patch, [1, 1, E], drawn like the encoder's own tokens: in
+    BEiT's style cut off at one standard deviation, else plain normal(.02), as SimMIM's Swin."""
     token = nn.Parameter(torch.zeros(1, 1, encoder.token_dim))
     if isinstance(encoder, BeitEncoder):
         narrow_normal_(token)
@@ -75,7 +75,7 @@ def mask_token(encoder: Encoder) -> nn.Parameter:
 
 
 def initialise(encoder: Encoder, scheme: str) -> None:
-    """Draw the encoder's weights anew by "mae", "beit", or "cae": BEiT's, but MAE's matrices in all blocks."""
+    """Draw the encoder's weights anew by "mae", "beit", or "cae": BEiT's, but for MAE's linear layers."""
     if scheme == "mae" and isinstance(encoder, ViTEncoder):
         initialise_mae(encoder)
     elif scheme == "beit" and isinstance(encoder, BeitEncoder):

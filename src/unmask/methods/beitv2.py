@@ -18,8 +18,8 @@ Differences from the official code:
 
 * the matrices of the further blocks are drawn as those of the encoder; the official ones keep PyTorch's
   default, by the order in which they are made (`head_init="pytorch"`);
-* any tokenizer with one code for every patch; BEiT-style or plain ViTs with a class token; rectangular images,
-  any number of channels.
+* any tokenizer with one code for every patch; BEiT-style or plain ViTs with a class token; rectangular
+  images, any number of channels.
 """
 
 import copy
@@ -105,7 +105,8 @@ class BEiTv2(Method):
         seen = self.encoder(images, mask, self.token, take=(self.early_depth - 1, -1))
         # predict
         logits = self.head(mask.masked(seen.patches))
-        second = self.second_prediction(*seen.taps, mask) if len(self.further) else None
+        early, last = seen.taps
+        second = self.second_prediction(early, last, mask) if len(self.further) else None
         # target
         codes = mask.masked(self.codes.encode(token_images))
         # compare

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import itpn, mae, simmim
+from unmask.recipes import beit, beitv2, itpn, mae, peco, simmim
 from unmask.recipes.base import Recipe
 
-__all__ = ["DEFAULTS", "RECIPES", "SMALL", "Recipe"]
+__all__ = ["DEFAULTS", "RECIPES", "SMALL", "TOKENIZER_OF", "Recipe"]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
@@ -24,6 +24,15 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         simmim.simmim_swinv2_large_800ep,
         simmim.simmim_swinv2_huge_800ep,
         simmim.simmim_swinv2_giant_800ep,
+        beit.beit_vit_base_300ep,
+        beit.beit_vit_base_800ep,
+        beit.beit_vit_large_800ep,
+        peco.peco_vit_base_300ep,
+        peco.peco_vit_base_800ep,
+        beitv2.beitv2_vit_base_300ep,
+        beitv2.beitv2_vit_base_1600ep,
+        beitv2.beitv2_vit_large_300ep,
+        beitv2.beitv2_vit_large_1600ep,
         itpn.itpn_base_400ep,
         itpn.itpn_base_1600ep,
         itpn.itpn_large_400ep,
@@ -35,11 +44,19 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "mae": mae.default,
     "simmim": simmim.default,
+    "beit": beit.default,
+    "peco": peco.default,
+    "beitv2": beitv2.default,
     "itpn": itpn.default,
 }
 # Method name -> its recipe for a few thousand images (docs/small-data.md says how it was found).
 SMALL: dict[str, Callable[[], Recipe]] = {
     "mae": mae.small,
     "simmim": simmim.small,
+    "beit": beit.small,
+    "peco": peco.small,
+    "beitv2": beitv2.small,
     "itpn": itpn.small,
 }
+# Method name -> the kind of tokenizer that its paper trains, for runs that name none.
+TOKENIZER_OF: dict[str, str] = {"beit": "dvae", "peco": "peco", "beitv2": "vqkd"}

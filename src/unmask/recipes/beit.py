@@ -25,7 +25,7 @@ def default(encoder: str | None = None) -> Recipe:
 
     Source: the published runs below. What differs: epochs and batch follow from the size of the data
         (`resolve`); the learning rate is four times theirs at the same batch, up to their peak, since runs
-        on little data have few steps.
+        on little data have few steps; colours are left alone, since images may have other channels.
     """
     return Recipe(
         name="beit",
@@ -84,7 +84,9 @@ def published(
         name=name,
         method=method,
         encoder=encoder,
-        data=Data(image_size=(224, 224), crop_scale=crop_scale, interpolation="bicubic"),
+        data=Data(
+            image_size=(224, 224), crop_scale=crop_scale, jitter=(0.4, 0.4, 0.4, 0.0), interpolation="bicubic"
+        ),
         optim=Optim(
             batch_size=2048,
             lr=1.5e-3,  # not scaled by the batch
@@ -117,7 +119,8 @@ def beit_vit_base_300ep() -> Recipe:
         standard deviation, as its README says for ImageNet-1K; the weights released for ImageNet-22K by .5
         and .5 (data.mean, data.std).
     Command: unmask pretrain beit_vit_base_300ep --data imagenet/train --out runs/beit-b
-    Published: 82.9 % fine-tuned (quoted in BEiT v2); final loss 6.30, 4.96 % of the codes right (authors' log).
+    Published: 82.9 % fine-tuned (quoted in BEiT v2); at the end a loss of 6.30 and 4.96 % of the codes right
+        (authors' log).
     Cost: 17.6 GMACs an image forward, and 26.1 for DALL-E's encoder at 112 pixels (computed).
     Reproduced by us: not yet.
     """

@@ -155,8 +155,8 @@ def _cell(tokenizer: Tokenizer, encoder: Encoder) -> int:
     own, stride = encoder.feature_grid, tokenizer.stride
     raise ValueError(
         f"the tokenizer has {rows} x {columns} codes for an image, but the encoder's features are "
-        f"{own[0]} x {own[1]}, of patches of {encoder.patch_size} pixels: there must be one code for each, or "
-        f"several that patches fit into. Train a tokenizer for images of {own[0] * stride} x "
+        f"{own[0]} x {own[1]}, of patches of {encoder.patch_size} pixels: there must be one code for each, "
+        f"or several that patches fit into. Train a tokenizer for images of {own[0] * stride} x "
         f"{own[1] * stride} pixels (each of its codes stands for {stride} x {stride} of them), or choose "
         "another data.image_size or encoder"
     )
