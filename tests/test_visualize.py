@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from tests.tiny import DECODER, PAIRS, tiny_method
 from unmask.data import IMAGENET_MEAN, IMAGENET_STD, normalise
+from unmask.drawing import BLOCK_GAP, GAP, HIDDEN, HIDDEN_EDGE, denormalise
 from unmask.engine.checkpoint import AVERAGE
 from unmask.errors import UserError
 from unmask.masking import Mask, RandomMask
@@ -18,15 +19,7 @@ from unmask.methods import METHODS, Method
 from unmask.recipes.base import Choice, Data, Recipe
 from unmask.recipes.build import build_method
 from unmask.runs import load_method
-from unmask.visualize import (
-    BLOCK_GAP,
-    GAP,
-    HIDDEN,
-    HIDDEN_EDGE,
-    denormalise,
-    reconstruct,
-    reconstruction_strip,
-)
+from unmask.visualize import reconstruct, reconstruction_strip
 
 MEAN, STD = (0.5,), (0.25,)
 

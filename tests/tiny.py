@@ -1,5 +1,6 @@
 """Small encoders of every family and small methods around them, for tests."""
 
+import inspect
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from unmask.tokenizers import Tokenizer
 TRANSFORMER = {"embed_dim": 48, "depth": 2, "num_heads": 3, "patch_size": 8}
 HIERARCHICAL = {"embed_dim": 12, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 4)}
 UNITS = {"embed_dim": 48, "depths": (1, 1, 2), "num_heads": 3}
+COLUMNS = {"embed_dim": 24, "num_heads": 3, "patch_size": 8}
 
 # name -> (timm name, options)
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -48,11 +50,13 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "swinv2": ("swinv2_tiny_window8_256", HIERARCHICAL),
     "hivit": ("hivit_tiny_patch16_224", UNITS),
     "hivit_bias": ("hivit_tiny_patch16_224", {**UNITS, "rel_pos": True, "init_values": 0.1}),
+    "revcol": ("revcol_tiny", {"widths": (8, 12, 16, 24), "depths": (1, 1, 1, 1), "num_columns": 2}),
+    "revcolv2": ("revcolv2_base_patch16_224", COLUMNS),
+    "revcolv2_up": ("revcolv2_base_patch16_224", {**COLUMNS, "decoder_order": "up"}),
 }
-PREDICT_CODES = ("beit", "peco", "beitv2")
 TABLES = tempfile.TemporaryDirectory()
 DROPPING = ("vit", "vit_registers", "vit_no_class_token", "rope_axial", "rope_mixed", "dinov3", "eva02")
-DROPPING += ("beit_placed", "hivit", "hivit_bias")
+DROPPING += ("beit_placed", "hivit", "hivit_bias", "revcolv2", "revcolv2_up")
 
 DECODER = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
 METHOD_OPTIONS: dict[str, dict[str, Any]] = {
@@ -66,6 +70,10 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "beitv2": {},
     "beitv2 separate": {"shared_head": False, "head_depth": 1},
     "itpn": {**DECODER, "pyramid_dim": 16, "pyramid_depth": 1},
+    "revcolv2": {},
+    "revcolv2 teacher": {"teacher": "tiny"},
+    "milan": DECODER,
+    "milan random": {**DECODER, "sampling": "random"},
 }
 
 
@@ -95,8 +103,10 @@ def tiny_method(
     if options.get("target") == "clusters":
         options["colours"] = colour_table(channels)
     built = tiny_encoder(encoder, image_size=image_size, channels=channels)
-    if method_of(name) in PREDICT_CODES:
-        options["tokenizer"] = tiny_tokenizer(built)
+    parameters = inspect.signature(METHODS[method_of(name)]).parameters
+    for part, make in {"teacher": tiny_teacher, "tokenizer": tiny_tokenizer}.items():
+        if part in options or (part in parameters and parameters[part].default is inspect.Parameter.empty):
+            options[part] = make(built)
     return METHODS[method_of(name)](built, **options)
 
 
@@ -146,12 +156,14 @@ def tiny_tokenizer(encoder: Encoder, *, cell: int | None = None, decodes: bool =
     """A tokenizer that looks at images of half the encoder's size.
 
     Args:
-        cell: pixels of the encoder's images along the side of what a code stands for; None is a patch.
+        cell: pixels of the encoder's images along the side of what a code stands for; None is a patch, or of
+            a hierarchical encoder half a feature.
     """
     height, width = encoder.image_size
+    usual = encoder.patch_size if encoder.stride == encoder.patch_size else encoder.stride // 2
     return TinyTokenizer(
         image_size=(height // 2, width // 2),
-        stride=(cell or encoder.patch_size) // 2,
+        stride=(cell or usual) // 2,
         channels=encoder.channels,
         decodes=decodes,
     )
@@ -183,8 +195,11 @@ def colour_table(channels: int) -> Path:
 
 
 # Every method with every family that it can work with, and variants that compute differently.
-PAIRS = [("mae", name) for name in DROPPING] + [("simmim", name) for name in ENCODERS]
+PAIRS = [("mae", name) for name in DROPPING if name != "revcolv2_up"]
+PAIRS += [("simmim", name) for name in ENCODERS if name != "revcolv2"]  # of which it uses one level alone
 PAIRS += [("simmim bins", "swin"), ("simmim clusters", "vit"), ("simmim blocks", "swinv2")]
 PAIRS += [("beit", "beit_shared"), ("beit", "vit_registers"), ("peco", "beit_each_block")]
 PAIRS += [("beitv2", "beit_shared"), ("beitv2", "vit_registers"), ("beitv2 separate", "beit_each_block")]
 PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias")]
+PAIRS += [("revcolv2", "revcolv2"), ("revcolv2 teacher", "revcolv2_up")]
+PAIRS += [("milan", "vit"), ("milan", "vit_no_class_token"), ("milan random", "hivit")]

@@ -12,9 +12,9 @@ from unmask.encoders import Encoder
 from unmask.errors import UserError
 from unmask.masking import Mask
 from unmask.methods import METHODS, Method
-from unmask.recipes import DEFAULTS, RECIPES, SMALL, TOKENIZER_OF
+from unmask.recipes import DEFAULTS, RECIPES, SMALL
 from unmask.recipes.base import Choice, Recipe, scaled_lr
-from unmask.recipes.build import build_method, with_defaults
+from unmask.recipes.build import build_method, lacking, with_defaults
 from unmask.recipes.resolve import FEW_IMAGES, SMALL_RUN, parse_value, resolve_recipe
 from unmask.targets import Teacher
 
@@ -37,6 +37,15 @@ PARAMETERS = {  # computed from the official code
 }
 
 
+def untrained(recipe: Recipe, *, vocabulary: int = 8192) -> dict[str, Any]:
+    """The tokenizer that is trained for a run that names none; of it only the number of codes matters."""
+    if lacking(recipe) is None:
+        return {}
+    patch_size = recipe.encoder.options.get("patch_size", 16)
+    size = recipe.data.image_size
+    return {"tokenizer": TinyTokenizer(image_size=size, stride=patch_size, vocabulary=vocabulary)}
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_published_recipes_build(name: str) -> None:
     """On the meta device: nothing is allocated, only counted."""
@@ -47,12 +56,9 @@ def test_published_recipes_build(name: str) -> None:
     if teacher is not None:  # random weights: nothing is fetched
         method = plain.method.model_copy(update={"teacher": teacher.replace("timm:", "random:")})
         plain = plain.model_copy(update={"method": method})
-    if name.split("_")[0] in TOKENIZER_OF:  # only its vocabulary matters
-        tokenizer = TinyTokenizer(image_size=(224, 224), stride=16, vocabulary=8192)
-        method = plain.method.model_copy(update={"tokenizer": tokenizer})
-        plain = plain.model_copy(update={"method": method})
+    parts = untrained(plain)
     with torch.device("meta"):
-        method = build_method(plain)
+        method = build_method(plain, parts=parts)
     count = sum(p.numel() for p in method.parameters() if p.requires_grad)
     assert name not in PARAMETERS or count == PARAMETERS[name]
     for field in ("Source:", "Command:", "Published:", "Cost:", "Reproduced by us:"):
@@ -150,7 +156,7 @@ def test_few_images_get_the_recipe_for_small_data(method: str) -> None:
     few, measured = resolve_recipe(method, images=FEW_IMAGES - 1), SMALL[method]()
     assert (few.encoder, few.data, few.optim) == (measured.encoder, measured.data, measured.optim)
     assert resolve_recipe(method).encoder == DEFAULTS[method]().encoder  # how many is not known
-    built = build_method(few)
+    built = build_method(few, parts=untrained(few, vocabulary=512))
     trained = [parameter.numel() for parameter in built.parameters() if parameter.requires_grad]
     assert sum(trained) < 4e6
 

@@ -5,10 +5,23 @@ from unmask.methods.beit import BEiT
 from unmask.methods.beitv2 import BEiTv2
 from unmask.methods.itpn import ITPN
 from unmask.methods.mae import MAE
+from unmask.methods.milan import MILAN
 from unmask.methods.peco import PeCo
+from unmask.methods.revcolv2 import RevColV2
 from unmask.methods.simmim import SimMIM
 
-__all__ = ["ITPN", "MAE", "METHODS", "BEiT", "BEiTv2", "Method", "PeCo", "SimMIM"]
+__all__ = [
+    "ITPN",
+    "MAE",
+    "METHODS",
+    "MILAN",
+    "BEiT",
+    "BEiTv2",
+    "Method",
+    "PeCo",
+    "RevColV2",
+    "SimMIM",
+]
 
 METHODS: dict[str, type[Method]] = {
     "mae": MAE,
@@ -16,5 +29,7 @@ METHODS: dict[str, type[Method]] = {
     "beit": BEiT,
     "peco": PeCo,
     "beitv2": BEiTv2,
+    "milan": MILAN,
     "itpn": ITPN,
+    "revcolv2": RevColV2,
 }
