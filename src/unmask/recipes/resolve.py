@@ -22,7 +22,7 @@ from unmask.recipes import (
     TOKENIZER_SMALL,
 )
 from unmask.recipes.base import AnyPlan, Choice, Plan, Recipe, TokenizerRecipe, explain, read_plan
-from unmask.recipes.build import build_encoder, build_tokenizer, code_grid, options_of, with_defaults
+from unmask.recipes.build import build_encoder, code_grid, options_of, usable_tokenizer, with_defaults
 from unmask.tokenizers import TOKENIZERS
 
 FEW_IMAGES = 20_000  # fewer of them get the method's recipe for small data
@@ -131,7 +131,7 @@ def tokenizer_for(recipe: Recipe, *, images: int) -> TokenizerRecipe:
     grid = code_grid(build_encoder(recipe))
     kept: dict[str, Any] = {"images": images, "seed": recipe.seed}
     kept["overrides"] = {"data.channels": recipe.data.channels, "data.bits": recipe.data.bits}
-    stride = build_tokenizer(resolve_tokenizer(name, **kept)).stride
+    stride = usable_tokenizer(resolve_tokenizer(name, **kept)).stride
     return resolve_tokenizer(name, image_size=(grid[0] * stride, grid[1] * stride), **kept)
 
 
