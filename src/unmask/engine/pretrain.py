@@ -212,6 +212,8 @@ def _run(job: Job, state: State, task: Task, *, resumed: bool) -> Run:
                 _report(job, shown)
                 raise
             watch.conclude(state.step)
+            if main:
+                job.kind.conclude(job, job.result, state.step)
             stopped = state.step < job.total
             if stopped:
                 assert stop.signal is not None, "only a signal ends the loop early"

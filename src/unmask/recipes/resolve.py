@@ -249,6 +249,11 @@ def _near_name(name: str, names: list[str]) -> str:
     return f"; did you mean {', '.join(near)}?" if near else "."
 
 
+def trains_tokenizer(name: str) -> bool:
+    """Whether the recipe of this file is one of a tokenizer."""
+    return isinstance(_in_file(name), TokenizerRecipe)
+
+
 def _in_file(name: str) -> Plan | None:
     """The recipe in a file or a run folder; None if this is neither."""
     path = Path(name)
