@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unmask.check import check
+    from unmask.codes.atlas import codes
     from unmask.colours import colours
     from unmask.convert import convert
     from unmask.embed import embed
@@ -34,6 +35,7 @@ __all__ = [
     "RECIPES",
     "TOKENIZERS",
     "check",
+    "codes",
     "colours",
     "convert",
     "embed",
@@ -54,6 +56,7 @@ _HOMES = {
     "RECIPES": "unmask.recipes",
     "TOKENIZERS": "unmask.tokenizers",
     "check": "unmask.check",
+    "codes": "unmask.codes.atlas",
     "colours": "unmask.colours",
     "convert": "unmask.convert",
     "embed": "unmask.embed",

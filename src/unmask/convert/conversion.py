@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from unmask import __version__
-from unmask.convert.reading import Checkpoint, read_checkpoint
 from unmask.convert.recognise import Finding, recognise
 from unmask.convert.weights import load_official
 from unmask.data.views import imagenet_statistics
@@ -22,6 +21,7 @@ from unmask.engine.run import require_new
 from unmask.errors import UserError
 from unmask.export import save_encoder
 from unmask.methods import Method
+from unmask.reading import Checkpoint, read_checkpoint
 from unmask.recipes.base import Recipe
 from unmask.recipes.build import build_encoder, build_method
 from unmask.recipes.resolve import parse_value, resolve_recipe

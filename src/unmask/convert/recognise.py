@@ -7,9 +7,9 @@ from torch import Tensor
 
 from unmask.convert.clip import STATISTICS, clip_visual_name, shape_of_clip
 from unmask.convert.names import encoder_name, mae_name, simmim_name, swin_name
-from unmask.convert.reading import Checkpoint
 from unmask.convert.shapes import Shape, count, shape_of
 from unmask.encoders.clip import PROJECTION, is_clip, tower_of
+from unmask.reading import Checkpoint
 from unmask.recipes import RECIPES
 from unmask.recipes.base import Choice, Data, Recipe
 from unmask.recipes.build import with_defaults

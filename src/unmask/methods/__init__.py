@@ -1,9 +1,12 @@
 """One paper, one file. The table of all methods."""
 
 from unmask.methods.base import Method
+from unmask.methods.beit import BEiT
+from unmask.methods.beitv2 import BEiTv2
 from unmask.methods.itpn import ITPN
 from unmask.methods.mae import MAE
 from unmask.methods.milan import MILAN
+from unmask.methods.peco import PeCo
 from unmask.methods.revcolv2 import RevColV2
 from unmask.methods.simmim import SimMIM
 
@@ -12,7 +15,10 @@ __all__ = [
     "MAE",
     "METHODS",
     "MILAN",
+    "BEiT",
+    "BEiTv2",
     "Method",
+    "PeCo",
     "RevColV2",
     "SimMIM",
 ]
@@ -20,6 +26,9 @@ __all__ = [
 METHODS: dict[str, type[Method]] = {
     "mae": MAE,
     "simmim": SimMIM,
+    "beit": BEiT,
+    "peco": PeCo,
+    "beitv2": BEiTv2,
     "milan": MILAN,
     "itpn": ITPN,
     "revcolv2": RevColV2,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import itpn, mae, revcolv2, simmim
+from unmask.recipes import beit, beitv2, itpn, mae, peco, revcolv2, simmim, tokenizers
 from unmask.recipes.base import Recipe, TokenizerRecipe
 
 __all__ = [
@@ -34,6 +34,15 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         simmim.simmim_swinv2_large_800ep,
         simmim.simmim_swinv2_huge_800ep,
         simmim.simmim_swinv2_giant_800ep,
+        beit.beit_vit_base_300ep,
+        beit.beit_vit_base_800ep,
+        beit.beit_vit_large_800ep,
+        peco.peco_vit_base_300ep,
+        peco.peco_vit_base_800ep,
+        beitv2.beitv2_vit_base_300ep,
+        beitv2.beitv2_vit_base_1600ep,
+        beitv2.beitv2_vit_large_300ep,
+        beitv2.beitv2_vit_large_1600ep,
         itpn.itpn_base_400ep,
         itpn.itpn_base_1600ep,
         itpn.itpn_large_400ep,
@@ -47,6 +56,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "mae": mae.default,
     "simmim": simmim.default,
+    "beit": beit.default,
+    "peco": peco.default,
+    "beitv2": beitv2.default,
     "itpn": itpn.default,
     "revcolv2": revcolv2.default,
 }
@@ -54,13 +66,32 @@ DEFAULTS: dict[str, Callable[..., Recipe]] = {
 SMALL: dict[str, Callable[[], Recipe]] = {
     "mae": mae.small,
     "simmim": simmim.small,
+    "beit": beit.small,
+    "peco": peco.small,
+    "beitv2": beitv2.small,
     "itpn": itpn.small,
     "revcolv2": revcolv2.small,
 }
 
 # The same for tokenizers.
-TOKENIZER_RECIPES: dict[str, Callable[[], TokenizerRecipe]] = {}
-TOKENIZER_DEFAULTS: dict[str, Callable[[], TokenizerRecipe]] = {}
-TOKENIZER_SMALL: dict[str, Callable[[], TokenizerRecipe]] = {}
+TOKENIZER_RECIPES: dict[str, Callable[[], TokenizerRecipe]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        tokenizers.peco_100ep,
+        tokenizers.vqkd_base_clip_100ep,
+        tokenizers.vqkd_base_clip_1layer_100ep,
+        tokenizers.vqkd_base_dino_100ep,
+    )
+}
+TOKENIZER_DEFAULTS: dict[str, Callable[[], TokenizerRecipe]] = {
+    "dvae": tokenizers.dvae,
+    "peco": tokenizers.peco,
+    "vqkd": tokenizers.vqkd,
+}
+TOKENIZER_SMALL: dict[str, Callable[[], TokenizerRecipe]] = {
+    "dvae": tokenizers.small_dvae,
+    "peco": tokenizers.small_peco,
+    "vqkd": tokenizers.small_vqkd,
+}
 # Method name -> the tokenizer that is trained for it where none is named; of all others the first.
 TOKENIZER_OF = {"beit": "dvae", "peco": "peco", "beitv2": "vqkd"}
