@@ -51,6 +51,7 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "simmim blocks": {"mask": "block", "mask_size": 8, "head": "mlp", "loss": "l2", "scope": "all"},
     "itpn": {**DECODER, "pyramid_dim": 16, "pyramid_depth": 1},
     "milan": DECODER,
+    "cmae": {**DECODER, "mask_size": 16, "feature_depth": 1, "projection_dim": 24, "projection_hidden": 32},
     "milan random": {**DECODER, "sampling": "random"},
 }
 
@@ -116,3 +117,4 @@ PAIRS = [("mae", name) for name in DROPPING] + [("simmim", name) for name in ENC
 PAIRS += [("simmim bins", "swin"), ("simmim clusters", "vit"), ("simmim blocks", "swinv2")]
 PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias")]
 PAIRS += [("milan", "vit"), ("milan", "vit_no_class_token"), ("milan random", "hivit")]
+PAIRS += [("cmae", "vit"), ("cmae", "hivit")]

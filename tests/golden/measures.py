@@ -3,6 +3,7 @@
 from typing import Any
 
 from tests.golden.clip import measure_clip
+from tests.golden.cmae import measure_cmae
 from tests.golden.hierarchical import measure_classifier, measure_itpn, measure_mae_hivit
 from tests.golden.milan import measure_milan
 from tests.golden.official import measure_beit, measure_mae, measure_simmim
@@ -21,6 +22,7 @@ MEASURES = {
     "itpn_classifier": measure_classifier,
     "itpn_clip_classifier": measure_classifier,
     "milan": measure_milan,
+    "cmae": measure_cmae,
 }
 
 

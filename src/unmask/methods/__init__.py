@@ -1,16 +1,18 @@
 """One paper, one file. The table of all methods."""
 
 from unmask.methods.base import Method
+from unmask.methods.cmae import CMAE
 from unmask.methods.itpn import ITPN
 from unmask.methods.mae import MAE
 from unmask.methods.milan import MILAN
 from unmask.methods.simmim import SimMIM
 
-__all__ = ["ITPN", "MAE", "METHODS", "MILAN", "Method", "SimMIM"]
+__all__ = ["CMAE", "ITPN", "MAE", "METHODS", "MILAN", "Method", "SimMIM"]
 
 METHODS: dict[str, type[Method]] = {
     "mae": MAE,
     "simmim": SimMIM,
     "itpn": ITPN,
     "milan": MILAN,
+    "cmae": CMAE,
 }

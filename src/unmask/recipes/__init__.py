@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import itpn, mae, simmim
+from unmask.recipes import cmae, itpn, mae, milan, simmim
 from unmask.recipes.base import Recipe
 
 __all__ = ["DEFAULTS", "RECIPES", "SMALL", "Recipe"]
@@ -28,6 +28,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         itpn.itpn_base_1600ep,
         itpn.itpn_large_400ep,
         itpn.itpn_large_1600ep,
+        milan.milan_vit_base_400ep,
+        milan.milan_vit_large_400ep,
+        cmae.cmae_vit_base_300ep,
+        cmae.cmae_vit_base_800ep,
+        cmae.cmae_vit_base_1600ep,
     )
 }
 
@@ -36,10 +41,14 @@ DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "mae": mae.default,
     "simmim": simmim.default,
     "itpn": itpn.default,
+    "milan": milan.default,
+    "cmae": cmae.default,
 }
 # Method name -> its recipe for a few thousand images (docs/small-data.md says how it was found).
 SMALL: dict[str, Callable[[], Recipe]] = {
     "mae": mae.small,
     "simmim": simmim.small,
     "itpn": itpn.small,
+    "milan": milan.small,
+    "cmae": cmae.small,
 }
