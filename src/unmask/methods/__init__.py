@@ -5,14 +5,25 @@ from unmask.methods.cmae import CMAE
 from unmask.methods.itpn import ITPN
 from unmask.methods.mae import MAE
 from unmask.methods.milan import MILAN
+from unmask.methods.revcolv2 import RevColV2
 from unmask.methods.simmim import SimMIM
 
-__all__ = ["CMAE", "ITPN", "MAE", "METHODS", "MILAN", "Method", "SimMIM"]
+__all__ = [
+    "CMAE",
+    "ITPN",
+    "MAE",
+    "METHODS",
+    "MILAN",
+    "Method",
+    "RevColV2",
+    "SimMIM",
+]
 
 METHODS: dict[str, type[Method]] = {
     "mae": MAE,
     "simmim": SimMIM,
-    "itpn": ITPN,
     "milan": MILAN,
     "cmae": CMAE,
+    "itpn": ITPN,
+    "revcolv2": RevColV2,
 }
