@@ -73,6 +73,7 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "revcolv2": {},
     "revcolv2 teacher": {"teacher": "tiny"},
     "milan": DECODER,
+    "cmae": {**DECODER, "mask_size": 16, "feature_depth": 1, "projection_dim": 24, "projection_hidden": 32},
     "milan random": {**DECODER, "sampling": "random"},
 }
 
@@ -203,3 +204,4 @@ PAIRS += [("beitv2", "beit_shared"), ("beitv2", "vit_registers"), ("beitv2 separ
 PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias")]
 PAIRS += [("revcolv2", "revcolv2"), ("revcolv2 teacher", "revcolv2_up")]
 PAIRS += [("milan", "vit"), ("milan", "vit_no_class_token"), ("milan random", "hivit")]
+PAIRS += [("cmae", "vit"), ("cmae", "hivit")]

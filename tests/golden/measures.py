@@ -3,6 +3,7 @@
 from typing import Any
 
 from tests.golden.clip import measure_clip
+from tests.golden.cmae import measure_cmae
 from tests.golden.codes import measure_beit, measure_beitv2
 from tests.golden.columns import measure_revcol
 from tests.golden.hierarchical import measure_classifier, measure_itpn, measure_mae_hivit
@@ -28,6 +29,7 @@ MEASURES = {
     "vqkd": measure_vqkd,
     "revcol_v1": measure_revcol,
     "milan": measure_milan,
+    "cmae": measure_cmae,
 }
 
 

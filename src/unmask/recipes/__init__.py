@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import beit, beitv2, itpn, mae, peco, revcolv2, simmim, tokenizers
+from unmask.recipes import beit, beitv2, cmae, itpn, mae, milan, peco, revcolv2, simmim, tokenizers
 from unmask.recipes.base import Recipe, TokenizerRecipe
 
 __all__ = [
@@ -47,6 +47,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         itpn.itpn_base_1600ep,
         itpn.itpn_large_400ep,
         itpn.itpn_large_1600ep,
+        milan.milan_vit_base_400ep,
+        milan.milan_vit_large_400ep,
+        cmae.cmae_vit_base_300ep,
+        cmae.cmae_vit_base_800ep,
+        cmae.cmae_vit_base_1600ep,
         revcolv2.revcolv2_base_1600ep,
         revcolv2.revcolv2_large_1600ep,
     )
@@ -60,6 +65,8 @@ DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "peco": peco.default,
     "beitv2": beitv2.default,
     "itpn": itpn.default,
+    "milan": milan.default,
+    "cmae": cmae.default,
     "revcolv2": revcolv2.default,
 }
 # Method name -> its recipe for a few thousand images (docs/small-data.md says how it was found).
@@ -70,6 +77,8 @@ SMALL: dict[str, Callable[[], Recipe]] = {
     "peco": peco.small,
     "beitv2": beitv2.small,
     "itpn": itpn.small,
+    "milan": milan.small,
+    "cmae": cmae.small,
     "revcolv2": revcolv2.small,
 }
 
