@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import beit, beitv2, itpn, mae, peco, revcolv2, simmim
+from unmask.recipes import beit, beitv2, cae, itpn, mae, peco, revcolv2, simmim
 from unmask.recipes.base import Recipe, TokenizerRecipe
 
 __all__ = [
@@ -43,6 +43,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         beitv2.beitv2_vit_base_1600ep,
         beitv2.beitv2_vit_large_300ep,
         beitv2.beitv2_vit_large_1600ep,
+        cae.cae_vit_base_300ep,
+        cae.cae_vit_base_800ep,
+        cae.cae_vit_base_1600ep,
+        cae.cae_vit_large_1600ep,
         itpn.itpn_base_400ep,
         itpn.itpn_base_1600ep,
         itpn.itpn_large_400ep,
@@ -59,6 +63,7 @@ DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "beit": beit.default,
     "peco": peco.default,
     "beitv2": beitv2.default,
+    "cae": cae.default,
     "itpn": itpn.default,
     "revcolv2": revcolv2.default,
 }
@@ -69,6 +74,7 @@ SMALL: dict[str, Callable[[], Recipe]] = {
     "beit": beit.small,
     "peco": peco.small,
     "beitv2": beitv2.small,
+    "cae": cae.small,
     "itpn": itpn.small,
     "revcolv2": revcolv2.small,
 }
@@ -78,4 +84,4 @@ TOKENIZER_RECIPES: dict[str, Callable[[], TokenizerRecipe]] = {}
 TOKENIZER_DEFAULTS: dict[str, Callable[[], TokenizerRecipe]] = {}
 TOKENIZER_SMALL: dict[str, Callable[[], TokenizerRecipe]] = {}
 # Method name -> the tokenizer that is trained for it where none is named; of all others the first.
-TOKENIZER_OF = {"beit": "dvae", "peco": "peco", "beitv2": "vqkd"}
+TOKENIZER_OF = {"beit": "dvae", "peco": "peco", "beitv2": "vqkd", "cae": "dvae"}
