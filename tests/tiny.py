@@ -69,6 +69,8 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "peco": {},
     "beitv2": {},
     "beitv2 separate": {"shared_head": False, "head_depth": 1},
+    "cae": {"regressor_depth": 2, "decoder_depth": 1},
+    "cae narrow": {"regressor_depth": 1, "decoder_depth": 1, "decoder_dim": 32, "decoder_heads": 2},
     "itpn": {**DECODER, "pyramid_dim": 16, "pyramid_depth": 1},
     "revcolv2": {},
     "revcolv2 teacher": {"teacher": "tiny"},
@@ -201,6 +203,7 @@ PAIRS += [("simmim", name) for name in ENCODERS if not name.startswith("revcolv2
 PAIRS += [("simmim bins", "swin"), ("simmim clusters", "vit"), ("simmim blocks", "swinv2")]
 PAIRS += [("beit", "beit_shared"), ("beit", "vit_registers"), ("peco", "beit_each_block")]
 PAIRS += [("beitv2", "beit_shared"), ("beitv2", "vit_registers"), ("beitv2 separate", "beit_each_block")]
+PAIRS += [("cae", "beit_placed"), ("cae narrow", "vit_registers")]
 PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias")]
 PAIRS += [("revcolv2", "revcolv2"), ("revcolv2 teacher", "revcolv2_up")]
 PAIRS += [("milan", "vit"), ("milan", "vit_no_class_token"), ("milan random", "hivit")]

@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.golden.clip import measure_clip
 from tests.golden.cmae import measure_cmae
-from tests.golden.codes import measure_beit, measure_beitv2
+from tests.golden.codes import measure_beit, measure_beitv2, measure_cae
 from tests.golden.columns import measure_revcol
 from tests.golden.hierarchical import measure_classifier, measure_itpn, measure_mae_hivit
 from tests.golden.milan import measure_milan
@@ -20,6 +20,7 @@ MEASURES = {
     "simmim_swinv2": measure_simmim,
     "beit": measure_beit,
     "beitv2": measure_beitv2,
+    "cae": measure_cae,
     "clip_visual": measure_clip,
     "hivit_mae": measure_mae_hivit,
     "itpn_pixel": measure_itpn,

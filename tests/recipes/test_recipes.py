@@ -35,6 +35,7 @@ PARAMETERS = {  # computed from the official code
     "peco_vit_base_300ep": 91_965_776,
     "beitv2_vit_base_300ep": 106_143_056,
     "beitv2_vit_large_1600ep": 336_728_512,
+    "cae_vit_base_800ep": 148_681_472,
 }
 
 

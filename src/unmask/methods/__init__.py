@@ -3,6 +3,7 @@
 from unmask.methods.base import Method
 from unmask.methods.beit import BEiT
 from unmask.methods.beitv2 import BEiTv2
+from unmask.methods.cae import CAE
 from unmask.methods.cmae import CMAE
 from unmask.methods.itpn import ITPN
 from unmask.methods.mae import MAE
@@ -12,6 +13,7 @@ from unmask.methods.revcolv2 import RevColV2
 from unmask.methods.simmim import SimMIM
 
 __all__ = [
+    "CAE",
     "CMAE",
     "ITPN",
     "MAE",
@@ -31,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
     "beit": BEiT,
     "peco": PeCo,
     "beitv2": BEiTv2,
+    "cae": CAE,
     "milan": MILAN,
     "cmae": CMAE,
     "itpn": ITPN,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import beit, beitv2, cmae, itpn, mae, milan, peco, revcolv2, simmim, tokenizers
+from unmask.recipes import beit, beitv2, cae, cmae, itpn, mae, milan, peco, revcolv2, simmim, tokenizers
 from unmask.recipes.base import Recipe, TokenizerRecipe
 
 __all__ = [
@@ -43,6 +43,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         beitv2.beitv2_vit_base_1600ep,
         beitv2.beitv2_vit_large_300ep,
         beitv2.beitv2_vit_large_1600ep,
+        cae.cae_vit_base_300ep,
+        cae.cae_vit_base_800ep,
+        cae.cae_vit_base_1600ep,
+        cae.cae_vit_large_1600ep,
         itpn.itpn_base_400ep,
         itpn.itpn_base_1600ep,
         itpn.itpn_large_400ep,
@@ -64,6 +68,7 @@ DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "beit": beit.default,
     "peco": peco.default,
     "beitv2": beitv2.default,
+    "cae": cae.default,
     "itpn": itpn.default,
     "milan": milan.default,
     "cmae": cmae.default,
@@ -76,6 +81,7 @@ SMALL: dict[str, Callable[[], Recipe]] = {
     "beit": beit.small,
     "peco": peco.small,
     "beitv2": beitv2.small,
+    "cae": cae.small,
     "itpn": itpn.small,
     "milan": milan.small,
     "cmae": cmae.small,
@@ -103,4 +109,4 @@ TOKENIZER_SMALL: dict[str, Callable[[], TokenizerRecipe]] = {
     "vqkd": tokenizers.small_vqkd,
 }
 # Method name -> the tokenizer that is trained for it where none is named; of all others the first.
-TOKENIZER_OF = {"beit": "dvae", "peco": "peco", "beitv2": "vqkd"}
+TOKENIZER_OF = {"beit": "dvae", "peco": "peco", "beitv2": "vqkd", "cae": "dvae"}
