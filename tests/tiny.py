@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.encoders import Encoder, create_encoder
 from unmask.methods import METHODS, Method
+from unmask.targets.teacher import Taught, Teacher
 
 TRANSFORMER = {"embed_dim": 48, "depth": 2, "num_heads": 3, "patch_size": 8}
 HIERARCHICAL = {"embed_dim": 12, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 4)}
@@ -34,10 +36,11 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "swinv2": ("swinv2_tiny_window8_256", HIERARCHICAL),
     "hivit": ("hivit_tiny_patch16_224", UNITS),
     "hivit_bias": ("hivit_tiny_patch16_224", {**UNITS, "rel_pos": True, "init_values": 0.1}),
+    "fast_itpn": ("fast_itpn_tiny_patch16_224", UNITS),
 }
 TABLES = tempfile.TemporaryDirectory()
 DROPPING = ("vit", "vit_registers", "vit_no_class_token", "rope_axial", "rope_mixed", "dinov3", "eva02")
-DROPPING += ("hivit", "hivit_bias")
+DROPPING += ("hivit", "hivit_bias", "fast_itpn")
 
 DECODER = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
 METHOD_OPTIONS: dict[str, dict[str, Any]] = {
@@ -47,6 +50,7 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "simmim clusters": {"mask": "square", "mask_size": 32, "target": "clusters"},
     "simmim blocks": {"mask": "block", "mask_size": 8, "head": "mlp", "loss": "l2", "scope": "all"},
     "itpn": {**DECODER, "pyramid_dim": 16, "pyramid_depth": 1},
+    "itpn convolution": {**DECODER, "pyramid_dim": 16, "pyramid_depth": 1, "neck": "convolution"},
 }
 
 
@@ -67,6 +71,29 @@ def tiny_method(
         options["colours"] = colour_table(channels)
     built = tiny_encoder(encoder, image_size=image_size, channels=channels)
     return METHODS[method_of(name)](built, **options)
+
+
+class _TinyTeacher(Teacher):
+    """Fixed random features of every patch, which depend on its pixels alone."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.image_size = encoder.image_size[0] // 2, encoder.image_size[1] // 2
+        self.grid, self.dim, self.has_cls, self.description = encoder.grid, 12, False, {"name": "tiny"}
+        stride = encoder.patch_size // 2
+        generator = torch.Generator().manual_seed(7)
+        filters = torch.randn(self.dim, encoder.channels, stride, stride, generator=generator)
+        self.register_buffer("filters", filters / stride)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, *, importance: bool = False) -> Taught:
+        features = F.conv2d(images - 0.5, self.filters, stride=self.filters.shape[-1])
+        return Taught(patches=features.flatten(2).transpose(1, 2).tanh())
+
+
+def tiny_teacher(encoder: Encoder) -> Teacher:
+    """A teacher on the encoder's grid, which takes images of half the size."""
+    return _TinyTeacher(encoder)
 
 
 def views_of(method: Method, images: Tensor) -> dict[str, Tensor]:
@@ -97,4 +124,4 @@ def colour_table(channels: int) -> Path:
 # Every method with every family that it can work with, and variants that compute differently.
 PAIRS = [("mae", name) for name in DROPPING] + [("simmim", name) for name in ENCODERS]
 PAIRS += [("simmim bins", "swin"), ("simmim clusters", "vit"), ("simmim blocks", "swinv2")]
-PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias")]
+PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias"), ("itpn convolution", "fast_itpn")]

@@ -53,7 +53,7 @@ def test_taps_and_pyramid(name: str) -> None:
     assert len(first) == len(last) == 2
     if features.pyramid:
         strides = [SIZE[0] // level.shape[2] for level in features.pyramid]
-        assert strides == ([4, 8, 16] if name.startswith("hivit") else [4, 8, 16, 32])
+        assert strides == ([4, 8, 16] if name.startswith(("hivit", "fast_itpn")) else [4, 8, 16, 32])
         assert torch.equal(features.pyramid[-1].flatten(2).mT, last)
     with pytest.raises(ValueError, match="0 to"):
         encoder(torch.randn(2, 3, *SIZE), take=(encoder.depth,))

@@ -17,6 +17,14 @@ def xavier_linear(module: nn.Module) -> None:
             zeros_(module.bias)
 
 
+def normal_linear(module: nn.Module) -> None:
+    """HiViT and iTPN: matrices normal(.02), biases 0; for `Module.apply`."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            zeros_(module.bias)
+
+
 def initialise_mae(encoder: ViTEncoder) -> None:
     """MAE (He et al. 2022, code): Xavier-uniform everywhere, the patch embedding seen as one matrix; tokens
     normal(.02).
