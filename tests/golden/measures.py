@@ -3,6 +3,7 @@
 from typing import Any
 
 from tests.golden.hierarchical import measure_classifier, measure_itpn, measure_mae_hivit
+from tests.golden.itpn import measure_fast_itpn, measure_itpn_teacher
 from tests.golden.official import measure_beit, measure_mae, measure_simmim
 
 # Fixture name -> how it is measured. A fixture whose name continues one of these (mae_vit_wide) is measured
@@ -15,8 +16,10 @@ MEASURES = {
     "beit": measure_beit,
     "hivit_mae": measure_mae_hivit,
     "itpn_pixel": measure_itpn,
+    "itpn_clip": measure_itpn_teacher,
     "itpn_classifier": measure_classifier,
     "itpn_clip_classifier": measure_classifier,
+    "fast_itpn": measure_fast_itpn,
 }
 
 
