@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unmask.encoders import Encoder, create_encoder
 from unmask.methods import METHODS, Method
-from unmask.targets.teacher import Taught, Teacher
+from unmask.targets import EncoderTeacher, Teacher
 
 TRANSFORMER = {"embed_dim": 48, "depth": 2, "num_heads": 3, "patch_size": 8}
 HIERARCHICAL = {"embed_dim": 12, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 4)}
@@ -59,6 +59,16 @@ def tiny_encoder(name: str, *, image_size: tuple[int, int] = (64, 64), channels:
     return create_encoder(timm_name, image_size=image_size, channels=channels, **options)
 
 
+def tiny_teacher(student: Encoder) -> Teacher:
+    """A ViT with a class token, a feature for each of the student's, and random weights, always the same."""
+    rows, columns = student.feature_grid
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        own = tiny_encoder("vit_registers", image_size=(rows * 8, columns * 8), channels=student.channels)
+    statistics = {"mean": (0.5,) * student.channels, "std": (0.25,) * student.channels}
+    return EncoderTeacher(own, name="tiny", **statistics)
+
+
 def tiny_method(
     name: str, encoder: str, *, image_size: tuple[int, int] = (64, 64), channels: int = 3
 ) -> Method:
@@ -71,29 +81,6 @@ def tiny_method(
         options["colours"] = colour_table(channels)
     built = tiny_encoder(encoder, image_size=image_size, channels=channels)
     return METHODS[method_of(name)](built, **options)
-
-
-class _TinyTeacher(Teacher):
-    """Fixed random features of every patch, which depend on its pixels alone."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.image_size = encoder.image_size[0] // 2, encoder.image_size[1] // 2
-        self.grid, self.dim, self.has_cls, self.description = encoder.grid, 12, False, {"name": "tiny"}
-        stride = encoder.patch_size // 2
-        generator = torch.Generator().manual_seed(7)
-        filters = torch.randn(self.dim, encoder.channels, stride, stride, generator=generator)
-        self.register_buffer("filters", filters / stride)
-
-    @torch.no_grad()
-    def forward(self, images: Tensor, *, importance: bool = False) -> Taught:
-        features = F.conv2d(images - 0.5, self.filters, stride=self.filters.shape[-1])
-        return Taught(patches=features.flatten(2).transpose(1, 2).tanh())
-
-
-def tiny_teacher(encoder: Encoder) -> Teacher:
-    """A teacher on the encoder's grid, which takes images of half the size."""
-    return _TinyTeacher(encoder)
 
 
 def views_of(method: Method, images: Tensor) -> dict[str, Tensor]:

@@ -324,3 +324,29 @@ def test_compilation_is_kept_by_a_run_that_goes_on(
     ]
     assert [made.environment["compile"] for made in before] == [False, False, True, True, False, True]
     assert compiled == [made.method for made in before if made.environment["compile"]]
+
+
+def test_jitter_changes_colours_and_nothing_else(data: Path, tmp_path: Path) -> None:
+    plain, some = (
+        next(batches(job(data, tmp_path, {"data.jitter": jitter})))["images"]
+        for jitter in ([0, 0, 0, 0], [0.4, 0.4, 0.4, 0])
+    )
+    assert not torch.equal(plain, some)
+    # Of blocks of one colour each they stay blocks, at the same places.
+    edges = (plain[..., 1:] != plain[..., :-1]).any(1)
+    assert not ((some[..., 1:] != some[..., :-1]).any(1) & ~edges).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data.jitter": [0.4, 0, 0, 0.7]}, r"data.jitter=\[0.4, 0.0, 0.0, 0.7\]: .*hue lie in"),
+        ({"data.jitter": [0.4, 0, 0, 0], "data.bits": 16}, r"not of 3 channels of 16 bits; data.jitter=\[0,"),
+    ],
+)
+def test_impossible_jitter_is_refused_before_anything_is_written(
+    data: Path, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        job(data, tmp_path / "out", change)
+    assert not (tmp_path / "out").exists()

@@ -4,60 +4,29 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from torch import nn
 
 from tests.golden.hierarchical import build_hivit, square
 from tests.golden.official import Case, Quantities, gradients, hidden_mask, size, tensors, watch
 from unmask.convert.names_itpn import fast_itpn_name, itpn_teacher_name
 from unmask.convert.weights import load_official
+from unmask.encoders.clip import clip_encoder
 from unmask.encoders.fast_itpn import FastITPN
 from unmask.encoders.hivit_encoder import HiViTEncoder
 from unmask.methods.itpn_teacher import ITPNTeacher
-from unmask.targets.teacher import Taught, Teacher
+from unmask.targets import EncoderTeacher
 
 
-class GivenTeacher(Teacher):
-    """A CLIP image tower, of the sizes and with the weights of the fixture: patch tokens after the last norm,
-    projected."""
-
-    def __init__(self, spec: dict[str, Any], weights: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.image_size = size(spec["image_size"])
-        side = spec["image_size"] // spec["patch_size"]
-        self.grid, self.dim, self.has_cls, self.description = (side, side), spec["output_width"], True, {}
-        self.heads, self.patch, self.depth = spec["heads"], spec["patch_size"], spec["depth"]
-        self.weights = weights
-
-    def norm(self, x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
-
-    def linear(self, x: Tensor, name: str) -> Tensor:
-        return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
-
-    def attention(self, x: Tensor, name: str) -> Tensor:
-        merged = F.linear(x, self.weights[f"{name}.in_proj_weight"], self.weights[f"{name}.in_proj_bias"])
-        heads = merged.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(*heads)
-        return self.linear(mixed.transpose(1, 2).flatten(2), f"{name}.out_proj")
-
-    def forward(self, images: Float[Tensor, "B C H W"], *, importance: bool = False) -> Taught:
-        mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
-        weights = self.weights
-        patches = F.conv2d((images - mean) / std, weights["conv1.weight"], stride=self.patch)
-        patches = patches.flatten(2).transpose(1, 2)
-        cls = weights["class_embedding"].expand(len(images), 1, -1)
-        x = self.norm(torch.cat([cls, patches], 1) + weights["positional_embedding"], "ln_pre")
-        for index in range(self.depth):
-            block = f"transformer.resblocks.{index}"
-            x = x + self.attention(self.norm(x, f"{block}.ln_1"), f"{block}.attn")
-            hidden = self.linear(self.norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc")
-            x = x + self.linear(hidden * torch.sigmoid(1.702 * hidden), f"{block}.mlp.c_proj")
-        return Taught(patches=self.norm(x, "ln_post")[:, 1:] @ weights["proj"])
-
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+def given_teacher(case: Case) -> EncoderTeacher:
+    """The fixture's CLIP image tower: patch tokens after the last norm, projected."""
+    spec = case["info"]["constructor"]["teacher"]
+    encoder, projection = clip_encoder(
+        tensors(case["teacher"]), heads=spec["heads"], quick_gelu=spec["activation"] == "quick_gelu"
+    )
+    return EncoderTeacher(
+        encoder, mean=OPENAI_CLIP_MEAN, std=OPENAI_CLIP_STD, name="clip", tap="proj", projection=projection
+    )
 
 
 def build_itpn_teacher(case: Case, **options: Any) -> ITPNTeacher:
@@ -65,7 +34,7 @@ def build_itpn_teacher(case: Case, **options: Any) -> ITPNTeacher:
     encoder = HiViTEncoder(build_hivit(spec, num_classes=0), architecture={})
     return ITPNTeacher(
         encoder,
-        teacher=GivenTeacher(spec["teacher"], tensors(case["teacher"])),
+        teacher=given_teacher(case),
         mask_ratio=spec["mask_count"] / (encoder.grid[0] * encoder.grid[1]),
         pyramid_dim=spec["neck_width"],
         pyramid_depth=spec["neck_blocks"],

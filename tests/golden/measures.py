@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tests.golden.clip import measure_clip
 from tests.golden.hierarchical import measure_classifier, measure_itpn, measure_mae_hivit
 from tests.golden.itpn import measure_fast_itpn, measure_itpn_teacher
 from tests.golden.official import measure_beit, measure_mae, measure_simmim
@@ -14,6 +15,7 @@ MEASURES = {
     "simmim_swin": measure_simmim,
     "simmim_swinv2": measure_simmim,
     "beit": measure_beit,
+    "clip_visual": measure_clip,
     "hivit_mae": measure_mae_hivit,
     "itpn_pixel": measure_itpn,
     "itpn_clip": measure_itpn_teacher,

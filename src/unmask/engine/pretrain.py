@@ -148,8 +148,9 @@ def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, p
             ProgressLine(step=state.step, total=job.total, shown=progress and main) as shown,
         ):
             shown.say(_headline(job, state, resumed=resumed))
-            if words := in_words(job.recipe.data):
-                shown.say(words)
+            for words in (in_words(job.recipe.data), *job.teachers):
+                if words:
+                    shown.say(words)
             facts = {"data": data, "images": state.images, "steps": job.total}
             machine = {name: job.environment[name] for name in LOGGED}
             log.event("resume" if resumed else "start", state.step, **facts, **machine)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from unmask.data import Augment, PretrainLoader, Source
+from unmask.data.colour import ColourChange
 from unmask.data.views import as_fractions, imagenet_statistics, normalise
 from unmask.engine.files import write_text
 from unmask.engine.machine import (
@@ -32,6 +33,7 @@ from unmask.methods.base import Method
 from unmask.recipes.base import Data, Recipe
 from unmask.recipes.build import build_method
 from unmask.runs import read_json
+from unmask.targets import Teacher
 
 FEWEST_STEPS_BETWEEN_CHECKPOINTS = 100
 MOST_STEPS_BETWEEN_CHECKPOINTS = 1000
@@ -91,6 +93,11 @@ class Job:
         device = self.environment["gpu"] or "CPU"
         count = self.accelerator.num_processes
         return f"{f'{count} x ' if count > 1 else ''}{device} ({self.precision})"
+
+    @property
+    def teachers(self) -> list[str]:
+        """What a person should know of the networks that the method learns from."""
+        return [module.introduction for module in self.method.modules() if isinstance(module, Teacher)]
 
     @property
     def save_every(self) -> int:
@@ -194,9 +201,25 @@ def _augment(data: Data) -> Augment:
             interpolation=data.interpolation,
             channels=data.channels,
             bits=data.depth,
+            colour=_jitter(data),
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _jitter(data: Data) -> ColourChange | None:
+    """The change of colours that all views share."""
+    if not any(data.jitter):
+        return None
+    brightness, contrast, saturation, hue = data.jitter
+    try:
+        change = ColourChange(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+        change.check(data.channels, data.depth)
+    except ValueError as error:
+        raise ValueError(
+            f"data.jitter={list(data.jitter)}: {error}; data.jitter=[0,0,0,0] is none"
+        ) from error
+    return change
 
 
 def _loader(

@@ -34,7 +34,7 @@ from torch import Tensor, nn, zeros
 from unmask.data.views import imagenet_statistics
 from unmask.encoders.base import Encoder, ImageSize, height_and_width
 from unmask.encoders.initialise import initialise_token
-from unmask.heads import HeadName, create_head
+from unmask.heads import LOCAL_HEADS, HeadName, create_head
 from unmask.masking import BlockMask, Mask, RandomMask, SquareMask
 from unmask.methods.base import Method
 from unmask.patches import normalise_locally, visible_statistics
@@ -120,19 +120,26 @@ class SimMIM(Method):
         _require_few(self.colours, encoder, self.cells)
         self.token = nn.Parameter(zeros(1, 1, encoder.token_dim))
         initialise_token(self.token, encoder)
+        self.local_head = head in LOCAL_HEADS
         self.head = create_head(head, encoder, outputs=self.colours.outputs, cell=self.cells.size)
 
     def forward(self, images: Float[Tensor, "B C H W"], *, mask: Mask | None = None) -> dict[str, Tensor]:
         # mask
         mask = self.draw(images) if mask is None else mask
         # encode
-        seen = self.encoder(images, mask, self.token)
+        seen = self.encode(images, mask)
         # predict
-        prediction = self.head(seen.patches)
+        prediction = self.head(seen)
         # target
         target = self.target(images, mask)
         # compare
         return {"loss": self.average(self.colours.error(prediction.float(), target), mask)}
+
+    def encode(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B N D"]:
+        """Features of all patches; or of the hidden ones, where no others are scored or looked at."""
+        if self.local_head and self.scope == "hidden":
+            return self.encoder.hidden(images, mask, self.token)
+        return self.encoder(images, mask, self.token).patches
 
     def target(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Shaped[Tensor, "B c h w"]:
         """What every cell should be predicted as; of one that is partly hidden, its hidden pixels."""

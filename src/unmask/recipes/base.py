@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Strength = Annotated[float, Field(ge=0)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -38,6 +39,8 @@ class Data(Section):
     crop_scale: tuple[Fraction, Fraction] = (0.2, 1.0)  # share of the picture's area
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
     flip: bool = True
+    jitter: tuple[Strength, Strength, Strength, Strength] = (0.0, 0.0, 0.0, 0.0)
+    # of brightness, contrast, saturation and hue, the same for all views; needs RGB of 8 bits
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
     normalisation: Literal["imagenet", "measure"] | None = None
     # where mean and std come from if they are not given; None: ImageNet's for RGB of 8 bits, else measured

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -11,6 +11,7 @@ from unmask.encoders import Encoder, create_encoder
 from unmask.errors import UserError
 from unmask.methods import METHODS, Method
 from unmask.recipes.base import Choice, Recipe
+from unmask.targets import Teacher, create_teacher
 
 # Encoder options that follow from something else.
 DECIDED = {
@@ -56,18 +57,41 @@ def build_method(recipe: Recipe) -> Method:
         raise UserError(f"no method is called {name!r}. Methods: {', '.join(METHODS)}.")
     method = METHODS[name]
     options = check_options(method, method.__name__, recipe.method.options)
+    for option, default in options_of(method).items():
+        if default is inspect.Parameter.empty and option not in options:
+            raise UserError(f"{method.__name__} cannot do without method.{option}; name one")
     if set(STATISTICS) <= inspect.signature(method).parameters.keys():
         options |= {"mean": recipe.data.mean, "std": recipe.data.std}
     encoder = build_encoder(recipe)
+    options = _objects(method, options, encoder)
     try:
         return method(encoder, **options)
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
+# Options that are modules: what makes them of the strings that recipes have for them.
+OBJECTS: dict[type, Callable[[str, Encoder], Any]] = {
+    Teacher: lambda name, encoder: create_teacher(name, grid=encoder.feature_grid, channels=encoder.channels),
+}
+
+
+def _objects(method: type[Method], options: Mapping[str, Any], encoder: Encoder) -> dict[str, Any]:
+    """The options, strings turned into modules where modules are asked for."""
+    hints = get_type_hints(method.__init__)
+    kinds = {name: _kind(hints[name]) for name, value in options.items() if isinstance(value, str)}
+    made = {name: OBJECTS[kind](options[name], encoder) for name, kind in kinds.items() if kind is not None}
+    return {**options, **made}
+
+
+def _kind(hint: Any) -> type | None:
+    """Which of `OBJECTS` an annotation asks for: the class itself, or "that or None"."""
+    return next((kind for kind in OBJECTS if kind is hint or kind in get_args(hint)), None)
+
+
 def options_of(target: Callable[..., Any]) -> dict[str, Any]:
-    """The options of a method: the keyword-only parameters of its constructor, with their defaults; without
-    those that are decided elsewhere.
+    """The options of a method: the keyword-only parameters of its constructor, with their defaults
+    (`inspect.Parameter.empty` where there is none); without those that are decided elsewhere.
     """
     parameters = inspect.signature(target).parameters.values()
     return {
@@ -82,7 +106,10 @@ def with_defaults(recipe: Recipe) -> Recipe:
     method = METHODS.get(recipe.method.name)
     if method is None:
         return recipe  # named when it is built
-    options = options_of(method) | recipe.method.options
+    known = {
+        name: value for name, value in options_of(method).items() if value is not inspect.Parameter.empty
+    }
+    options = known | recipe.method.options
     return recipe.model_copy(update={"method": Choice(name=recipe.method.name, **options)})
 
 
@@ -100,6 +127,9 @@ def check_options(target: Callable[..., Any], name: str, options: Mapping[str, A
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise UserError(f"{name} has no option {key!r}{hint} Options: {', '.join(sorted(known))}.")
+        if isinstance(value, str) and _kind(hints[key]):
+            checked[key] = value  # a name, of which `build_method` makes the module
+            continue
         try:
             adapter = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
             checked[key] = adapter.validate_python(value)
