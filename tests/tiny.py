@@ -51,7 +51,9 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "simmim blocks": {"mask": "block", "mask_size": 8, "head": "mlp", "loss": "l2", "scope": "all"},
     "itpn": {**DECODER, "pyramid_dim": 16, "pyramid_depth": 1},
     "itpn convolution": {**DECODER, "pyramid_dim": 16, "pyramid_depth": 1, "neck": "convolution"},
+    "itpn_teacher": {"pyramid_dim": 16},
 }
+TAUGHT = ("itpn_teacher",)
 
 
 def tiny_encoder(name: str, *, image_size: tuple[int, int] = (64, 64), channels: int = 3) -> Encoder:
@@ -80,6 +82,8 @@ def tiny_method(
     if options.get("target") == "clusters":
         options["colours"] = colour_table(channels)
     built = tiny_encoder(encoder, image_size=image_size, channels=channels)
+    if method_of(name) in TAUGHT:
+        options["teacher"] = tiny_teacher(built)
     return METHODS[method_of(name)](built, **options)
 
 
@@ -112,3 +116,4 @@ def colour_table(channels: int) -> Path:
 PAIRS = [("mae", name) for name in DROPPING] + [("simmim", name) for name in ENCODERS]
 PAIRS += [("simmim bins", "swin"), ("simmim clusters", "vit"), ("simmim blocks", "swinv2")]
 PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias"), ("itpn convolution", "fast_itpn")]
+PAIRS += [("itpn_teacher", "hivit_bias")]

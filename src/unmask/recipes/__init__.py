@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import itpn, mae, simmim
+from unmask.recipes import itpn, itpn_teacher, mae, simmim
 from unmask.recipes.base import Recipe
 
 __all__ = ["DEFAULTS", "RECIPES", "SMALL", "Recipe"]
@@ -28,6 +28,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         itpn.itpn_base_1600ep,
         itpn.itpn_large_400ep,
         itpn.itpn_large_1600ep,
+        itpn_teacher.itpn_base_clip_300ep,
+        itpn_teacher.itpn_base_clip_800ep,
+        itpn_teacher.itpn_large_clip_300ep,
     )
 }
 
@@ -36,10 +39,12 @@ DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "mae": mae.default,
     "simmim": simmim.default,
     "itpn": itpn.default,
+    "itpn_teacher": itpn_teacher.default,
 }
 # Method name -> its recipe for a few thousand images (docs/small-data.md says how it was found).
 SMALL: dict[str, Callable[[], Recipe]] = {
     "mae": mae.small,
     "simmim": simmim.small,
     "itpn": itpn.small,
+    "itpn_teacher": itpn_teacher.small,
 }
