@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
     from unmask.export import export
-    from unmask.load import load_encoder
+    from unmask.load import load_encoder, load_pyramid
     from unmask.masks import masks
     from unmask.methods import METHODS
     from unmask.recipes import RECIPES
@@ -36,6 +36,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_encoder",
+    "load_pyramid",
     "masks",
     "pretrain",
     "reconstruct",
@@ -53,6 +54,7 @@ _HOMES = {
     "evaluate": "unmask.evaluate",
     "export": "unmask.export",
     "load_encoder": "unmask.load",
+    "load_pyramid": "unmask.load",
     "masks": "unmask.masks",
     "pretrain": "unmask.engine.pretrain",
     "reconstruct": "unmask.visualize",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -9,6 +10,7 @@ from unmask.convert.clip import STATISTICS, clip_visual_name, shape_of_clip
 from unmask.convert.names import encoder_name, mae_name, simmim_name, swin_name
 from unmask.convert.reading import Checkpoint
 from unmask.convert.shapes import Shape, count, shape_of
+from unmask.convert.units import UnitFile, unit_file
 from unmask.encoders.clip import PROJECTION, is_clip, tower_of
 from unmask.recipes import RECIPES
 from unmask.recipes.base import Choice, Data, Recipe
@@ -20,6 +22,10 @@ MASK_TOKEN = "mask_token"
 # The run whose optimiser and augmentation stand for what a file does not tell.
 PUBLISHED = {
     ("mae", "ViT"): "mae_vit_base_800ep",
+    ("mae", "HiViT"): "mae_hivit_base_1600ep",
+    ("mae", "Fast-iTPN"): "mae_hivit_base_1600ep",
+    ("itpn", "HiViT"): "itpn_base_400ep",
+    ("itpn_teacher", "HiViT"): "itpn_base_clip_300ep",
     ("simmim", "BEiT"): "simmim_vit_base_800ep",
     ("simmim", "Swin"): "simmim_swin_base_800ep",
     ("simmim", "SwinV2"): "simmim_swinv2_base_800ep",
@@ -39,6 +45,7 @@ class Finding:
         family: of the encoder.
         recipe: method, encoder and images; of an encoder alone only the last two count.
         complete: whether the method's own weights are there too, and not the encoder's only.
+        pyramid: what builds the feature pyramid, where an encoder alone comes with one.
         weights: those that are converted.
         rename: official name -> ours.
         left_out: parts of the file that nothing here needs.
@@ -53,6 +60,7 @@ class Finding:
     weights: Mapping[str, Tensor]
     rename: Callable[[str], str]
     guessed: Mapping[str, str]
+    pyramid: Mapping[str, Any] | None = None
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -76,13 +84,16 @@ def recognise(checkpoint: Checkpoint, name: str) -> Finding:
         return _simmim(checkpoint, name)
     if is_clip(weights):
         return _clip(weights, name)
+    units = unit_file(checkpoint)
+    if units is not None:
+        return _units(units, name)
     shape = shape_of(weights)
     if shape is None:
         seen = ", ".join(list(weights)[:6])
         raise ValueError(
             f"its {len(weights)} tensors are named like {seen}. Known are the pre-training and fine-tuning "
-            "files of MAE and SimMIM, the encoder of BEiT, CLIP with a ViT, and ViT, BEiT, Swin and SwinV2 "
-            "in timm's names"
+            "files of MAE, SimMIM, HiViT, iTPN and Fast-iTPN, the encoder of BEiT, CLIP with a ViT, and ViT, "
+            "BEiT, Swin and SwinV2 in timm's names"
         )
     if any(key.startswith("decoder_") for key in weights):
         return _mae(checkpoint, shape, name)
@@ -184,6 +195,23 @@ def _encoder(weights: Mapping[str, Tensor], shape: Shape, name: str) -> Finding:
         guessed=shape.guessed,
         left_out=(*left_out, *(name for name in (MASK_TOKEN,) if name in weights)),
         notes=tuple(notes),
+    )
+
+
+def _units(found: UnitFile, name: str) -> Finding:
+    """Of HiViT, iTPN and Fast-iTPN."""
+    known = found.complete or found.method.name == "itpn_teacher"  # of what their images were normalised by
+    return Finding(
+        title=found.title,
+        family=found.shape.family,
+        recipe=_recipe(name, found.method, found.shape),
+        complete=found.complete,
+        weights=found.weights,
+        rename=found.rename,
+        guessed=found.guessed,
+        pyramid=found.pyramid,
+        left_out=found.left_out,
+        notes=found.notes if known else (IMAGENET, *found.notes),
     )
 
 

@@ -303,6 +303,7 @@ def _hand_over(job: Job, state: State, file: str) -> None:
             bits=job.recipe.data.depth,
             made_by={**made_by, "step": state.step},
             file=file,
+            pyramid=job.result.feature_pyramid,
         )
 
 

@@ -28,6 +28,7 @@ MADE = (
     "report.html",
 )
 MADE_SOMETIMES = ("failures", "encoder_best.safetensors", "encoder_best.json")
+MADE_SOMETIMES += ("pyramid.safetensors", "pyramid_best.safetensors")
 MADE_OF_IT = ("export", "reconstructions")
 
 
