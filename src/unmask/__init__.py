@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from unmask.convert import convert
     from unmask.embed import embed
     from unmask.encoders import ENCODERS
+    from unmask.engine.first_stage import train_tokenizer
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
     from unmask.export import export
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from unmask.masks import masks
     from unmask.methods import METHODS
     from unmask.recipes import RECIPES
+    from unmask.recipes.trained import load_tokenizer
     from unmask.shrink import shrink
+    from unmask.tokenizers import TOKENIZERS
     from unmask.visualize import reconstruct
 
 __version__ = "0.1.0"
@@ -29,6 +32,7 @@ __all__ = [
     "ENCODERS",
     "METHODS",
     "RECIPES",
+    "TOKENIZERS",
     "check",
     "colours",
     "convert",
@@ -37,16 +41,19 @@ __all__ = [
     "export",
     "load_encoder",
     "load_pyramid",
+    "load_tokenizer",
     "masks",
     "pretrain",
     "reconstruct",
     "shrink",
+    "train_tokenizer",
 ]
 
 _HOMES = {
     "ENCODERS": "unmask.encoders",
     "METHODS": "unmask.methods",
     "RECIPES": "unmask.recipes",
+    "TOKENIZERS": "unmask.tokenizers",
     "check": "unmask.check",
     "colours": "unmask.colours",
     "convert": "unmask.convert",
@@ -55,10 +62,12 @@ _HOMES = {
     "export": "unmask.export",
     "load_encoder": "unmask.load",
     "load_pyramid": "unmask.load",
+    "load_tokenizer": "unmask.recipes.trained",
     "masks": "unmask.masks",
     "pretrain": "unmask.engine.pretrain",
     "reconstruct": "unmask.visualize",
     "shrink": "unmask.shrink",
+    "train_tokenizer": "unmask.engine.first_stage",
 }
 
 

@@ -17,6 +17,7 @@ from rich.markup import escape
 from unmask import __version__
 from unmask.cli_check import check
 from unmask.cli_evaluate import evaluate_app
+from unmask.cli_tokenizer import tokenizer
 from unmask.commands import colours, convert, embed, masks, shrink
 from unmask.engine.launch import speaks
 from unmask.errors import UserError
@@ -125,6 +126,7 @@ def pretrain(
         raise typer.Exit(run.interrupted)
 
 
+app.command()(tokenizer)
 app.command()(embed)
 
 
@@ -134,12 +136,15 @@ def reconstruct(
     pictures: Annotated[list[Path], typer.Argument(help="Any pictures.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="PNG to write.")] = None,
     mask_ratio: Annotated[float | None, typer.Option(help="Share to hide; the run's if not given.")] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="Predicted features, of a method that predicts pixels too.")
+    ] = False,
     seed: RandomSeed = 0,
 ) -> None:
     """Hide parts of pictures and see what a run makes of them."""
     from unmask.visualize import reconstruct
 
-    typer.echo(reconstruct(run, pictures, out=out, mask_ratio=mask_ratio, seed=seed))
+    typer.echo(reconstruct(run, pictures, out=out, mask_ratio=mask_ratio, seed=seed, features=features))
 
 
 @app.command()

@@ -3,9 +3,12 @@
 from typing import Any
 
 from tests.golden.clip import measure_clip
+from tests.golden.columns import measure_revcol
 from tests.golden.hierarchical import measure_classifier, measure_itpn, measure_mae_hivit
 from tests.golden.itpn import measure_fast_itpn, measure_itpn_teacher
+from tests.golden.milan import measure_milan
 from tests.golden.official import measure_beit, measure_mae, measure_simmim
+from tests.golden.tokenizers import measure_dvae, measure_vqkd
 
 # Fixture name -> how it is measured. A fixture whose name continues one of these (mae_vit_wide) is measured
 # alike.
@@ -22,6 +25,10 @@ MEASURES = {
     "itpn_classifier": measure_classifier,
     "itpn_clip_classifier": measure_classifier,
     "fast_itpn": measure_fast_itpn,
+    "dvae": measure_dvae,
+    "vqkd": measure_vqkd,
+    "revcol_v1": measure_revcol,
+    "milan": measure_milan,
 }
 
 

@@ -21,6 +21,10 @@ from unmask.encoders.hivit import HiViT
 from unmask.encoders.hivit_encoder import HiViTEncoder
 from unmask.encoders.initialise import initialise
 from unmask.encoders.published import require_weights
+from unmask.encoders.revcol import RevCol
+from unmask.encoders.revcol_encoder import RevColEncoder
+from unmask.encoders.revcolv2 import RevColViT
+from unmask.encoders.revcolv2_encoder import RevColViTEncoder
 from unmask.encoders.swin import SwinEncoder, fitting_window
 from unmask.encoders.vit import BeitEncoder, EvaEncoder, ViTEncoder
 from unmask.errors import UserError
@@ -36,6 +40,8 @@ ENCODERS: dict[type[nn.Module], tuple[Callable[..., Encoder], dict[str, Any]]] =
     SwinTransformerV2: (SwinEncoder, {}),
     HiViT: (HiViTEncoder, {}),
     FastITPN: (HiViTEncoder, {}),
+    RevCol: (RevColEncoder, {}),
+    RevColViT: (RevColViTEncoder, {}),
 }
 # Families by the timm module that defines them.
 _MODULES = {
@@ -47,6 +53,8 @@ _MODULES = {
     "swin_transformer_v2": SwinTransformerV2,
     "hivit": HiViT,
     "fast_itpn": FastITPN,
+    "revcol": RevCol,
+    "revcolv2": RevColViT,
 }
 
 

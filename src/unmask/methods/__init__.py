@@ -4,13 +4,26 @@ from unmask.methods.base import Method
 from unmask.methods.itpn import ITPN
 from unmask.methods.itpn_teacher import ITPNTeacher
 from unmask.methods.mae import MAE
+from unmask.methods.milan import MILAN
+from unmask.methods.revcolv2 import RevColV2
 from unmask.methods.simmim import SimMIM
 
-__all__ = ["ITPN", "MAE", "METHODS", "ITPNTeacher", "Method", "SimMIM"]
+__all__ = [
+    "ITPN",
+    "MAE",
+    "METHODS",
+    "MILAN",
+    "ITPNTeacher",
+    "Method",
+    "RevColV2",
+    "SimMIM",
+]
 
 METHODS: dict[str, type[Method]] = {
     "mae": MAE,
     "simmim": SimMIM,
+    "milan": MILAN,
     "itpn": ITPN,
     "itpn_teacher": ITPNTeacher,
+    "revcolv2": RevColV2,
 }

@@ -40,6 +40,7 @@ from unmask.encoders.itpn import Pyramid
 from unmask.encoders.units import SCALES
 from unmask.masking import BlockMask, Mask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.targets.teacher import Teacher
 
 
@@ -60,6 +61,16 @@ class ITPNTeacher(Method):
         leaking_laterals: let the pyramid see hidden pixels, as the official code does.
         squeezed_range: show the teacher images in [0.5, 1], as the official code does.
     """
+
+    card = Card(
+        title="iTPN with a teacher",
+        target="features of a frozen network (CLIP)",
+        normalisation="mean and deviation of each feature",
+        student="all patches, hidden ones replaced by a token (HiViT)",
+        head="feature pyramid, linear; linear behind two blocks of an early branch",
+        loss="smooth L1, all patches",
+        masking="blocks of patches, 38 %",
+    )
 
     def __init__(
         self,
@@ -169,6 +180,12 @@ class ITPNTeacher(Method):
         """The teacher's features of every unit, each with mean 0 and variance 1."""
         shown = (teacher_images + 1) / 2 if self.squeezed_range else teacher_images
         return F.layer_norm(self.teacher(shown).patches, (self.teacher.dim,))
+
+    def predict_features(
+        self, images: Float[Tensor, "B C H W"], teacher_images: Float[Tensor, "B C h w"], *, mask: Mask
+    ) -> tuple[Float[Tensor, "B N E"], Float[Tensor, "B N E"]]:
+        prediction = self.predict(self.encoder(images, mask, self.token), mask)
+        return prediction.float(), self.target(teacher_images)
 
     @property
     def feature_pyramid(self) -> Pyramid:

@@ -2,10 +2,20 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import itpn, itpn_teacher, mae, simmim
-from unmask.recipes.base import Recipe
+from unmask.recipes import itpn, itpn_teacher, mae, revcolv2, simmim
+from unmask.recipes.base import Recipe, TokenizerRecipe
 
-__all__ = ["DEFAULTS", "RECIPES", "SMALL", "Recipe"]
+__all__ = [
+    "DEFAULTS",
+    "RECIPES",
+    "SMALL",
+    "TOKENIZER_DEFAULTS",
+    "TOKENIZER_OF",
+    "TOKENIZER_RECIPES",
+    "TOKENIZER_SMALL",
+    "Recipe",
+    "TokenizerRecipe",
+]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
@@ -31,6 +41,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         itpn_teacher.itpn_base_clip_300ep,
         itpn_teacher.itpn_base_clip_800ep,
         itpn_teacher.itpn_large_clip_300ep,
+        revcolv2.revcolv2_base_1600ep,
+        revcolv2.revcolv2_large_1600ep,
     )
 }
 
@@ -40,6 +52,7 @@ DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "simmim": simmim.default,
     "itpn": itpn.default,
     "itpn_teacher": itpn_teacher.default,
+    "revcolv2": revcolv2.default,
 }
 # Method name -> its recipe for a few thousand images (docs/small-data.md says how it was found).
 SMALL: dict[str, Callable[[], Recipe]] = {
@@ -47,4 +60,12 @@ SMALL: dict[str, Callable[[], Recipe]] = {
     "simmim": simmim.small,
     "itpn": itpn.small,
     "itpn_teacher": itpn_teacher.small,
+    "revcolv2": revcolv2.small,
 }
+
+# The same for tokenizers.
+TOKENIZER_RECIPES: dict[str, Callable[[], TokenizerRecipe]] = {}
+TOKENIZER_DEFAULTS: dict[str, Callable[[], TokenizerRecipe]] = {}
+TOKENIZER_SMALL: dict[str, Callable[[], TokenizerRecipe]] = {}
+# Method name -> the tokenizer that is trained for it where none is named; of all others the first.
+TOKENIZER_OF = {"beit": "dvae", "peco": "peco", "beitv2": "vqkd"}
