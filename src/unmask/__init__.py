@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unmask.attention import attention
     from unmask.check import check
     from unmask.colours import colours
     from unmask.convert import convert
@@ -33,6 +34,7 @@ __all__ = [
     "METHODS",
     "RECIPES",
     "TOKENIZERS",
+    "attention",
     "check",
     "colours",
     "convert",
@@ -54,6 +56,7 @@ _HOMES = {
     "METHODS": "unmask.methods",
     "RECIPES": "unmask.recipes",
     "TOKENIZERS": "unmask.tokenizers",
+    "attention": "unmask.attention",
     "check": "unmask.check",
     "colours": "unmask.colours",
     "convert": "unmask.convert",

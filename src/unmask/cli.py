@@ -18,7 +18,7 @@ from unmask import __version__
 from unmask.cli_check import check
 from unmask.cli_evaluate import evaluate_app
 from unmask.cli_tokenizer import tokenizer
-from unmask.commands import colours, convert, embed, masks, shrink
+from unmask.commands import attention, colours, convert, embed, masks, shrink
 from unmask.engine.launch import speaks
 from unmask.errors import UserError
 from unmask.options import (
@@ -127,6 +127,7 @@ def pretrain(
 
 
 app.command()(tokenizer)
+app.command()(attention)
 app.command()(embed)
 
 

@@ -28,7 +28,7 @@ Differences from the official code:
   backbone is used; `shifted_positions=True` does the same.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +101,7 @@ class ITPN(Method):
         self.masking.check(encoder.grid)
         self.pixels = PatchPixels.of(encoder, normalised=norm_target)
         self.feature_weight = feature_weight
-        sizes = {"dim": decoder_dim, "depth": decoder_depth, "heads": decoder_heads}
+        sizes: dict[str, Any] = {"dim": decoder_dim, "depth": decoder_depth, "heads": decoder_heads}
         self.pyramid: Pyramid | None = None
         self.decoder: PyramidDecoder | ViTDecoder
         if neck == "none":
