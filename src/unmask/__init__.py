@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unmask.attention import attention
     from unmask.check import check
     from unmask.codes.atlas import codes
     from unmask.colours import colours
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
     from unmask.export import export
-    from unmask.load import load_encoder
+    from unmask.load import load_encoder, load_pyramid
     from unmask.masks import masks
     from unmask.methods import METHODS
     from unmask.recipes import RECIPES
@@ -34,6 +35,7 @@ __all__ = [
     "METHODS",
     "RECIPES",
     "TOKENIZERS",
+    "attention",
     "check",
     "codes",
     "colours",
@@ -42,6 +44,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_encoder",
+    "load_pyramid",
     "load_tokenizer",
     "masks",
     "pretrain",
@@ -55,6 +58,7 @@ _HOMES = {
     "METHODS": "unmask.methods",
     "RECIPES": "unmask.recipes",
     "TOKENIZERS": "unmask.tokenizers",
+    "attention": "unmask.attention",
     "check": "unmask.check",
     "codes": "unmask.codes.atlas",
     "colours": "unmask.colours",
@@ -63,6 +67,7 @@ _HOMES = {
     "evaluate": "unmask.evaluate",
     "export": "unmask.export",
     "load_encoder": "unmask.load",
+    "load_pyramid": "unmask.load",
     "load_tokenizer": "unmask.recipes.trained",
     "masks": "unmask.masks",
     "pretrain": "unmask.engine.pretrain",
