@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unmask.check import check
     from unmask.colours import colours
+    from unmask.compare import compare
     from unmask.convert import convert
     from unmask.embed import embed
     from unmask.encoders import ENCODERS
@@ -31,6 +32,7 @@ __all__ = [
     "RECIPES",
     "check",
     "colours",
+    "compare",
     "convert",
     "embed",
     "evaluate",
@@ -48,6 +50,7 @@ _HOMES = {
     "RECIPES": "unmask.recipes",
     "check": "unmask.check",
     "colours": "unmask.colours",
+    "compare": "unmask.compare",
     "convert": "unmask.convert",
     "embed": "unmask.embed",
     "evaluate": "unmask.evaluate",

@@ -17,7 +17,7 @@ from rich.markup import escape
 from unmask import __version__
 from unmask.cli_check import check
 from unmask.cli_evaluate import evaluate_app
-from unmask.commands import colours, convert, embed, masks, shrink
+from unmask.commands import colours, compare, convert, embed, masks, shrink
 from unmask.engine.launch import speaks
 from unmask.errors import UserError
 from unmask.options import (
@@ -168,6 +168,7 @@ def export(
     typer.echo(export(run, to=to, out=out, normalise=normalise))
 
 
+app.command()(compare)
 app.command()(colours)
 app.command()(convert)
 app.command()(masks)
