@@ -1,20 +1,24 @@
 """Small encoders of every family and small methods around them, for tests."""
 
+import inspect
 import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.encoders import Encoder, create_encoder
 from unmask.methods import METHODS, Method
+from unmask.targets import EncoderTeacher, Teacher
 
 TRANSFORMER = {"embed_dim": 48, "depth": 2, "num_heads": 3, "patch_size": 8}
 HIERARCHICAL = {"embed_dim": 12, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 4)}
 UNITS = {"embed_dim": 48, "depths": (1, 1, 2), "num_heads": 3}
+COLUMNS = {"embed_dim": 24, "num_heads": 3, "patch_size": 8}
 
 # name -> (timm name, options)
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -34,10 +38,13 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "swinv2": ("swinv2_tiny_window8_256", HIERARCHICAL),
     "hivit": ("hivit_tiny_patch16_224", UNITS),
     "hivit_bias": ("hivit_tiny_patch16_224", {**UNITS, "rel_pos": True, "init_values": 0.1}),
+    "revcol": ("revcol_tiny", {"widths": (8, 12, 16, 24), "depths": (1, 1, 1, 1), "num_columns": 2}),
+    "revcolv2": ("revcolv2_base_patch16_224", COLUMNS),
+    "revcolv2_up": ("revcolv2_base_patch16_224", {**COLUMNS, "decoder_order": "up"}),
 }
 TABLES = tempfile.TemporaryDirectory()
 DROPPING = ("vit", "vit_registers", "vit_no_class_token", "rope_axial", "rope_mixed", "dinov3", "eva02")
-DROPPING += ("hivit", "hivit_bias")
+DROPPING += ("hivit", "hivit_bias", "revcolv2", "revcolv2_up")
 
 DECODER = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
 METHOD_OPTIONS: dict[str, dict[str, Any]] = {
@@ -47,12 +54,26 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "simmim clusters": {"mask": "square", "mask_size": 32, "target": "clusters"},
     "simmim blocks": {"mask": "block", "mask_size": 8, "head": "mlp", "loss": "l2", "scope": "all"},
     "itpn": {**DECODER, "pyramid_dim": 16, "pyramid_depth": 1},
+    "revcolv2": {},
+    "revcolv2 teacher": {"teacher": "tiny"},
+    "milan": DECODER,
+    "milan random": {**DECODER, "sampling": "random"},
 }
 
 
 def tiny_encoder(name: str, *, image_size: tuple[int, int] = (64, 64), channels: int = 3) -> Encoder:
     timm_name, options = ENCODERS[name]
     return create_encoder(timm_name, image_size=image_size, channels=channels, **options)
+
+
+def tiny_teacher(student: Encoder) -> Teacher:
+    """A ViT with a class token, a feature for each of the student's, and random weights, always the same."""
+    rows, columns = student.feature_grid
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        own = tiny_encoder("vit_registers", image_size=(rows * 8, columns * 8), channels=student.channels)
+    statistics = {"mean": (0.5,) * student.channels, "std": (0.25,) * student.channels}
+    return EncoderTeacher(own, name="tiny", **statistics)
 
 
 def tiny_method(
@@ -66,6 +87,9 @@ def tiny_method(
     if options.get("target") == "clusters":
         options["colours"] = colour_table(channels)
     built = tiny_encoder(encoder, image_size=image_size, channels=channels)
+    teacher = inspect.signature(METHODS[method_of(name)]).parameters.get("teacher")
+    if "teacher" in options or (teacher is not None and teacher.default is inspect.Parameter.empty):
+        options["teacher"] = tiny_teacher(built)
     return METHODS[method_of(name)](built, **options)
 
 
@@ -95,6 +119,9 @@ def colour_table(channels: int) -> Path:
 
 
 # Every method with every family that it can work with, and variants that compute differently.
-PAIRS = [("mae", name) for name in DROPPING] + [("simmim", name) for name in ENCODERS]
+PAIRS = [("mae", name) for name in DROPPING if name != "revcolv2_up"]
+PAIRS += [("simmim", name) for name in ENCODERS if name != "revcolv2"]  # of which it uses one level alone
 PAIRS += [("simmim bins", "swin"), ("simmim clusters", "vit"), ("simmim blocks", "swinv2")]
 PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias")]
+PAIRS += [("revcolv2", "revcolv2"), ("revcolv2 teacher", "revcolv2_up")]
+PAIRS += [("milan", "vit"), ("milan", "vit_no_class_token"), ("milan random", "hivit")]

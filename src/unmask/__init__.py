@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unmask.convert import convert
     from unmask.embed import embed
     from unmask.encoders import ENCODERS
+    from unmask.engine.first_stage import train_tokenizer
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
     from unmask.export import export
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from unmask.masks import masks
     from unmask.methods import METHODS
     from unmask.recipes import RECIPES
+    from unmask.recipes.trained import load_tokenizer
     from unmask.shrink import shrink
+    from unmask.tokenizers import TOKENIZERS
     from unmask.visualize import reconstruct
 
 __version__ = "0.1.0"
@@ -30,6 +33,7 @@ __all__ = [
     "ENCODERS",
     "METHODS",
     "RECIPES",
+    "TOKENIZERS",
     "check",
     "colours",
     "compare",
@@ -38,16 +42,19 @@ __all__ = [
     "evaluate",
     "export",
     "load_encoder",
+    "load_tokenizer",
     "masks",
     "pretrain",
     "reconstruct",
     "shrink",
+    "train_tokenizer",
 ]
 
 _HOMES = {
     "ENCODERS": "unmask.encoders",
     "METHODS": "unmask.methods",
     "RECIPES": "unmask.recipes",
+    "TOKENIZERS": "unmask.tokenizers",
     "check": "unmask.check",
     "colours": "unmask.colours",
     "compare": "unmask.compare",
@@ -56,10 +63,12 @@ _HOMES = {
     "evaluate": "unmask.evaluate",
     "export": "unmask.export",
     "load_encoder": "unmask.load",
+    "load_tokenizer": "unmask.recipes.trained",
     "masks": "unmask.masks",
     "pretrain": "unmask.engine.pretrain",
     "reconstruct": "unmask.visualize",
     "shrink": "unmask.shrink",
+    "train_tokenizer": "unmask.engine.first_stage",
 }
 
 

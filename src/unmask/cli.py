@@ -17,6 +17,7 @@ from rich.markup import escape
 from unmask import __version__
 from unmask.cli_check import check
 from unmask.cli_evaluate import evaluate_app
+from unmask.cli_tokenizer import tokenizer
 from unmask.commands import colours, compare, convert, embed, masks, shrink
 from unmask.engine.launch import speaks
 from unmask.errors import UserError
@@ -125,6 +126,7 @@ def pretrain(
         raise typer.Exit(run.interrupted)
 
 
+app.command()(tokenizer)
 app.command()(embed)
 
 

@@ -18,6 +18,7 @@ HeadName = Literal["linear", "mlp", "swin_tiny", "swin_base"]
 # Width of the coarsest stage, blocks of every stage; a head of attention has 32 channels.
 INVERSE_SWINS = {"swin_tiny": (768, (2, 6, 2, 2)), "swin_base": (1024, (2, 18, 2, 2))}
 LARGEST_WINDOW = 7
+LOCAL_HEADS = ("linear", "mlp")  # of each feature on its own
 
 
 def create_head(name: HeadName, encoder: Encoder, *, outputs: int, cell: int) -> nn.Module:

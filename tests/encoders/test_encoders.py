@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+from einops import rearrange
+from torch import Tensor
 
 from tests.tiny import DROPPING, ENCODERS, tiny_encoder
-from unmask.encoders import create_encoder, require_dropping
+from unmask.encoders import Encoder, create_encoder, require_dropping
 from unmask.encoders.swin import fitting_window
 from unmask.errors import UserError
 from unmask.masking import Mask, RandomMask
@@ -23,6 +25,8 @@ def test_without_a_mask_it_is_the_timm_model(name: str) -> None:
     model.load_state_dict(encoder.model.state_dict(), strict=True)
     images = torch.randn(2, 4, *SIZE)
     features, reference = encoder(images), model.forward_features(images)
+    if name == "revcol":  # [B, D, h, w], as convolutional networks of timm have it
+        reference = reference.permute(0, 2, 3, 1)
     reference = reference.flatten(1, 2) if reference.ndim == 4 else reference
     prefix = reference.shape[1] - features.patches.shape[1]
     assert features.patches.shape == (2, encoder.feature_grid[0] * encoder.feature_grid[1], encoder.dim)
@@ -46,6 +50,31 @@ def test_the_token_stands_for_hidden_patches(name: str) -> None:
 
 
 @every_encoder
+def test_hidden_patches_alone_are_what_the_full_pass_makes_of_them(name: str) -> None:
+    encoder, images = tiny_encoder(name), torch.randn(2, 3, 64, 64)
+    token = torch.randn(1, 1, encoder.token_dim)
+    for mask in (
+        RandomMask(ratio=0.6, unit=2)(2, encoder.grid, images.device),
+        Mask.ragged(torch.rand(2, encoder.grid[0] * encoder.grid[1]) < 0.5, encoder.grid),
+    ):
+        weight = torch.randn(2, encoder.dim)[:, None] * hidden_features(mask, encoder)[..., None]
+        gradients = []
+        for patches in (encoder(images, mask, token).patches, encoder.hidden(images, mask, token)):
+            encoder.zero_grad()
+            (patches * weight).sum().backward()
+            gradients.append([p.grad.clone() for p in encoder.parameters() if p.grad is not None])
+            assert torch.isfinite(patches).all()
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+def hidden_features(mask: Mask, encoder: Encoder) -> Tensor:
+    """[B, N], of the output features those of which every patch is hidden."""
+    side = encoder.stride // encoder.patch_size
+    grid = rearrange(mask.hidden, "b (h p w q) -> b (h w) (p q)", h=encoder.feature_grid[0], p=side, q=side)
+    return grid.all(-1)
+
+
+@every_encoder
 def test_taps_and_pyramid(name: str) -> None:
     encoder = tiny_encoder(name, image_size=SIZE).eval()
     features = encoder(torch.randn(2, 3, *SIZE), take=(0, -1))
@@ -53,7 +82,8 @@ def test_taps_and_pyramid(name: str) -> None:
     assert len(first) == len(last) == 2
     if features.pyramid:
         strides = [SIZE[0] // level.shape[2] for level in features.pyramid]
-        assert strides == ([4, 8, 16] if name.startswith("hivit") else [4, 8, 16, 32])
+        known = {"hivit": [4, 8, 16], "hivit_bias": [4, 8, 16], "revcolv2": [8] * 4, "revcolv2_up": [8] * 4}
+        assert strides == known.get(name, [4, 8, 16, 32])
         assert torch.equal(features.pyramid[-1].flatten(2).mT, last)
     with pytest.raises(ValueError, match="0 to"):
         encoder(torch.randn(2, 3, *SIZE), take=(encoder.depth,))

@@ -25,7 +25,7 @@ from tests.engine.tiny import STEPS, TINY, events, lines, pictures, run, same, t
 from tests.tiny import tiny_method
 from unmask.data import Augment, PretrainLoader, Source, View, open_source
 from unmask.engine import pretrain as engine
-from unmask.engine.draws import draw_mask
+from unmask.engine.draws import draws
 from unmask.engine.machine import default_workers
 from unmask.engine.setup import Job
 from unmask.masking import BlockMask
@@ -62,7 +62,7 @@ def member(
     def noted(job: Job, state: Any) -> None:
         save(job, state)
         average = {} if job.ema is None else job.ema.module.state_dict()
-        torch.save((job.method.state_dict(), average), out.with_name(f"{out.name}-{rank}.pt"))
+        torch.save((job.learner.state_dict(), average), out.with_name(f"{out.name}-{rank}.pt"))
 
     def broken_forward(self: MAE, images: Tensor, **inputs: Any) -> dict[str, Tensor]:
         losses = forward(self, images, **inputs)
@@ -261,10 +261,10 @@ def drawn(job: Any, count: int, parts: int, *, step: int) -> Tensor:
     rows = []
     for process in range(count):
         accelerator = SimpleNamespace(process_index=process)
-        here = SimpleNamespace(recipe=recipe, accelerator=accelerator, method=job)
+        here = SimpleNamespace(recipe=recipe, accelerator=accelerator, learner=job)
         for part in range(parts):
             views = {"images": images[process * parts + part]}
-            rows.append(draw_mask(here, views, step=step, part=part).hidden)  # type: ignore[arg-type]
+            rows.append(draws(here, views, step=step, part=part)["mask"].hidden)  # type: ignore[arg-type]
     return torch.cat(rows)
 
 
@@ -287,8 +287,8 @@ def test_the_network_draws_other_numbers_in_each_process() -> None:
     values = []
     for process, step in ((0, 0), (1, 0), (0, 1), (0, 0)):
         accelerator = SimpleNamespace(process_index=process)
-        here = SimpleNamespace(recipe=recipe, accelerator=accelerator, method=method)
-        draw_mask(here, {"images": torch.zeros(4, 3, 64, 64)}, step=step, part=0)  # type: ignore[arg-type]
+        here = SimpleNamespace(recipe=recipe, accelerator=accelerator, learner=method)
+        draws(here, {"images": torch.zeros(4, 3, 64, 64)}, step=step, part=0)  # type: ignore[arg-type]
         values.append(torch.rand(()).item())
     assert len(set(values)) == 3 and values[0] == values[3]
 

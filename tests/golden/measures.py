@@ -2,8 +2,12 @@
 
 from typing import Any
 
+from tests.golden.clip import measure_clip
+from tests.golden.columns import measure_revcol
 from tests.golden.hierarchical import measure_classifier, measure_itpn, measure_mae_hivit
+from tests.golden.milan import measure_milan
 from tests.golden.official import measure_beit, measure_mae, measure_simmim
+from tests.golden.tokenizers import measure_dvae, measure_vqkd
 
 # Fixture name -> how it is measured. A fixture whose name continues one of these (mae_vit_wide) is measured
 # alike.
@@ -13,10 +17,15 @@ MEASURES = {
     "simmim_swin": measure_simmim,
     "simmim_swinv2": measure_simmim,
     "beit": measure_beit,
+    "clip_visual": measure_clip,
     "hivit_mae": measure_mae_hivit,
     "itpn_pixel": measure_itpn,
     "itpn_classifier": measure_classifier,
     "itpn_clip_classifier": measure_classifier,
+    "dvae": measure_dvae,
+    "vqkd": measure_vqkd,
+    "revcol_v1": measure_revcol,
+    "milan": measure_milan,
 }
 
 

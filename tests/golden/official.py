@@ -64,8 +64,7 @@ def norm_layer(spec: dict[str, Any]) -> Any:
 # MAE
 
 
-def measure_mae(case: Case) -> Quantities:
-    spec, weights = case["info"]["constructor"], tensors(case["params"])
+def build_vit(spec: dict[str, Any]) -> ViTEncoder:
     model = VisionTransformer(
         img_size=size(spec["image_size"]),
         patch_size=spec["patch_size"],
@@ -82,8 +81,13 @@ def measure_mae(case: Case) -> Quantities:
         norm_layer=norm_layer(spec),
     )
     position = "sincos" if "sin-cos" in spec["position"] else "learned"
+    return ViTEncoder(model, architecture={}, position=position)
+
+
+def measure_mae(case: Case) -> Quantities:
+    spec, weights = case["info"]["constructor"], tensors(case["params"])
     method = MAE(
-        ViTEncoder(model, architecture={}, position=position),
+        build_vit(spec),
         mask_ratio=spec["mask_ratio"],
         norm_target=spec["normalise_target"],
         decoder_dim=spec["decoder_width"],
@@ -105,9 +109,11 @@ def measure_mae(case: Case) -> Quantities:
     method.eval()
     # Our position tables, before the official ones are loaded over them.
     torch.testing.assert_close(method.decoder.positions, weights["decoder_pos_embed"], rtol=0, atol=1e-6)
-    if position == "sincos":
-        torch.testing.assert_close(model.pos_embed.data, weights["pos_embed"], rtol=0, atol=1e-6)
+    if "sin-cos" in spec["position"]:
+        own = method.encoder.model.pos_embed.data
+        torch.testing.assert_close(own, weights["pos_embed"], rtol=0, atol=1e-6)
     names = load_official(method, weights, mae_name)
+    model = method.encoder.model
     inputs = tensors(case["inputs"])
     images, noise = inputs["images"], inputs["noise"]
     mask = method.masking.from_noise(noise, method.encoder.grid)

@@ -2,15 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from unmask.encoders import Encoder
 from unmask.errors import UserError
+from unmask.masking import Mask
+from unmask.methods import METHODS, Method
 from unmask.recipes import DEFAULTS, RECIPES, SMALL
-from unmask.recipes.base import Recipe, scaled_lr
-from unmask.recipes.build import build_method
+from unmask.recipes.base import Choice, Recipe, scaled_lr
+from unmask.recipes.build import build_method, with_defaults
 from unmask.recipes.resolve import FEW_IMAGES, SMALL_RUN, parse_value, resolve_recipe
+from unmask.targets import Teacher
 
 PARAMETERS = {  # computed from the official code
     "mae_vit_base_800ep": 111_655_680,
@@ -32,6 +37,10 @@ def test_published_recipes_build(name: str) -> None:
     recipe = RECIPES[name]()
     assert recipe.name == name
     plain = recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"init": None})})
+    teacher = plain.method.options.get("teacher")
+    if teacher is not None:  # random weights: nothing is fetched
+        method = plain.method.model_copy(update={"teacher": teacher.replace("timm:", "random:")})
+        plain = plain.model_copy(update={"method": method})
     with torch.device("meta"):
         method = build_method(plain)
     count = sum(p.numel() for p in method.parameters() if p.requires_grad)
@@ -271,3 +280,34 @@ def test_a_broken_recipe_file_is_explained(tmp_path: Path) -> None:
     path.write_text(json.dumps({"name": "x", "method": {"name": "mae"}}))
     with pytest.raises(UserError, match="is no recipe: encoder"):
         resolve_recipe(str(path))
+
+
+class Pupil(Method):
+    """A method with modules among its options, of which one must be named."""
+
+    def __init__(self, encoder: Encoder, *, teacher: Teacher, second: Teacher | None = None) -> None:
+        super().__init__()
+        self.encoder, self.teacher, self.second = encoder, teacher, second
+
+    def forward(self, images: torch.Tensor, *, mask: Mask | None = None) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+
+def test_teachers_are_named_in_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "pupil", Pupil)
+    recipe = resolve_recipe("mae", image_size=(64, 96), encoder="vit_tiny_patch16_224")
+
+    def build(**options: Any) -> Method:
+        method = Choice(name="pupil", **options)
+        return build_method(with_defaults(recipe.model_copy(update={"method": method})))
+
+    built = build(teacher="random:resnet18", second="random:resnet18@32")
+    assert built.teacher.grid == built.second.grid == built.encoder.feature_grid == (4, 6)
+    assert built.second.image_size == (128, 192)
+    assert (
+        build(teacher=built.teacher).teacher is built.teacher and build(teacher=built.teacher).second is None
+    )
+    with pytest.raises(UserError, match=r"Pupil cannot do without method\.teacher"):
+        build(second="random:resnet18")
+    with pytest.raises(UserError, match="no teacher is called"):
+        build(teacher="randm:resnet18")

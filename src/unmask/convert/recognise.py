@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from unmask.convert.clip import STATISTICS, clip_visual_name, shape_of_clip
 from unmask.convert.names import encoder_name, mae_name, simmim_name, swin_name
 from unmask.convert.reading import Checkpoint
 from unmask.convert.shapes import Shape, count, shape_of
+from unmask.encoders.clip import PROJECTION, is_clip, tower_of
 from unmask.recipes import RECIPES
 from unmask.recipes.base import Choice, Data, Recipe
 from unmask.recipes.build import with_defaults
@@ -72,12 +74,15 @@ def recognise(checkpoint: Checkpoint, name: str) -> Finding:
         )
     if "encoder.mask_token" in weights:
         return _simmim(checkpoint, name)
+    if is_clip(weights):
+        return _clip(weights, name)
     shape = shape_of(weights)
     if shape is None:
         seen = ", ".join(list(weights)[:6])
         raise ValueError(
             f"its {len(weights)} tensors are named like {seen}. Known are the pre-training and fine-tuning "
-            "files of MAE and SimMIM, the encoder of BEiT, and ViT, BEiT, Swin and SwinV2 in timm's names"
+            "files of MAE and SimMIM, the encoder of BEiT, CLIP with a ViT, and ViT, BEiT, Swin and SwinV2 "
+            "in timm's names"
         )
     if any(key.startswith("decoder_") for key in weights):
         return _mae(checkpoint, shape, name)
@@ -179,6 +184,23 @@ def _encoder(weights: Mapping[str, Tensor], shape: Shape, name: str) -> Finding:
         guessed=shape.guessed,
         left_out=(*left_out, *(name for name in (MASK_TOKEN,) if name in weights)),
         notes=tuple(notes),
+    )
+
+
+def _clip(weights: Mapping[str, Tensor], name: str) -> Finding:
+    tower, shape = tower_of(weights), shape_of_clip(weights)
+    recipe = _recipe(name, Choice(name="mae"), shape)
+    others = len(weights) > len(tower)  # of a whole CLIP; of a tower alone all of it is the tower
+    return Finding(
+        title="CLIP, visual tower",
+        family=shape.family,
+        recipe=recipe.model_copy(update={"data": recipe.data.model_copy(update=STATISTICS)}),
+        complete=False,
+        weights={key: tensor for key, tensor in tower.items() if key != PROJECTION},
+        rename=clip_visual_name,
+        guessed=shape.guessed,
+        left_out=(*(["text tower"] * others), *(["projection"] * (PROJECTION in tower))),
+        notes=("As a teacher: method.teacher=FOLDER, its tokens after the final norm, or FOLDER@resid.",),
     )
 
 

@@ -20,6 +20,10 @@ from unmask.encoders.hivit import HiViT
 from unmask.encoders.hivit_encoder import HiViTEncoder
 from unmask.encoders.initialise import initialise
 from unmask.encoders.published import require_weights
+from unmask.encoders.revcol import RevCol
+from unmask.encoders.revcol_encoder import RevColEncoder
+from unmask.encoders.revcolv2 import RevColViT
+from unmask.encoders.revcolv2_encoder import RevColViTEncoder
 from unmask.encoders.swin import SwinEncoder, fitting_window
 from unmask.encoders.vit import BeitEncoder, EvaEncoder, ViTEncoder
 from unmask.errors import UserError
@@ -34,6 +38,8 @@ ENCODERS: dict[type[nn.Module], tuple[Callable[..., Encoder], dict[str, Any]]] =
     SwinTransformer: (SwinEncoder, {}),
     SwinTransformerV2: (SwinEncoder, {}),
     HiViT: (HiViTEncoder, {}),
+    RevCol: (RevColEncoder, {}),
+    RevColViT: (RevColViTEncoder, {}),
 }
 # Families by the timm module that defines them.
 _MODULES = {
@@ -44,6 +50,8 @@ _MODULES = {
     "swin_transformer": SwinTransformer,
     "swin_transformer_v2": SwinTransformerV2,
     "hivit": HiViT,
+    "revcol": RevCol,
+    "revcolv2": RevColViT,
 }
 
 

@@ -2,12 +2,13 @@
 BEiT-style.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from timm.layers import apply_keep_indices_nlc
+from timm.models import beit, vision_transformer
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -69,6 +70,46 @@ def _transform(
     )
 
 
+def _transform_hidden(
+    encoder: "ViTEncoder | BeitEncoder",
+    tokens: Float[Tensor, "B P D"],
+    mask: Mask,
+    attend: Callable[..., tuple[Tensor, Callable[[Tensor], Tensor]]],
+    **inputs: Any,
+) -> Float[Tensor, "B N D"]:
+    """Run the blocks, the last one's MLP and the final norm on hidden patches alone: no block follows that
+    would look at the others."""
+    *blocks, last = encoder.model.blocks
+
+    def finish(tokens: Tensor, **inputs: Any) -> Float[Tensor, "B M D"]:
+        attended, transform = attend(last, tokens, **inputs)
+        hidden = mask.masked(attended[:, encoder.prefix :])
+        return hidden + transform(hidden)
+
+    for block in blocks:
+        tokens = encoder._run(block, tokens, **inputs)
+    scored = encoder.model.norm(encoder._run(finish, tokens, **inputs))
+    return mask.inverse().restore(scored, scored.new_zeros(1, 1, encoder.dim))
+
+
+def _attend_vit(block: vision_transformer.Block, tokens: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The first half of a block, and the second one as a function."""
+    attended = tokens + block.drop_path1(block.ls1(block.attn(block.norm1(tokens))))
+    return attended, lambda x: block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+
+def _attend_beit(
+    block: beit.Block, tokens: Tensor, *, shared_rel_pos_bias: Tensor | None
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The first half of a block, and the second one as a function."""
+    first, second = (1 if gamma is None else gamma for gamma in (block.gamma_1, block.gamma_2))
+    attended = block.attn(block.norm1(tokens), shared_rel_pos_bias=shared_rel_pos_bias)
+    return (
+        tokens + block.drop_path1(first * attended),
+        lambda x: block.drop_path2(second * block.mlp(block.norm2(x))),
+    )
+
+
 class ViTEncoder(DroppingEncoder):
     """timm's `VisionTransformer`: absolute positions, any number of prefix tokens.
 
@@ -99,6 +140,15 @@ class ViTEncoder(DroppingEncoder):
         take: Sequence[int] = (),
     ) -> Features:
         return self._encode(self.model._pos_embed(_embed(self.model, images, mask, token)), take)
+
+    def hidden(
+        self, images: Float[Tensor, "B C H W"], mask: Mask, token: Float[Tensor, "1 1 D"]
+    ) -> Float[Tensor, "B N D"]:
+        # The halves of other blocks are not known here, nor where the hidden patches of a ragged mask end.
+        if type(self.model.blocks[-1]) is not vision_transformer.Block or mask.count is None:
+            return super().hidden(images, mask, token)
+        tokens = self.model.norm_pre(self.model._pos_embed(_embed(self.model, images, mask, token)))
+        return _transform_hidden(self, tokens, mask, _attend_vit)
 
     def visible(self, images: Float[Tensor, "B C H W"], mask: Mask, take: Sequence[int] = ()) -> Features:
         tokens = self.model._pos_embed(_embed(self.model, images, None, None))
@@ -159,11 +209,26 @@ class BeitEncoder(Encoder):
         token: Float[Tensor, "1 1 D"] | None = None,
         take: Sequence[int] = (),
     ) -> Features:
+        tokens, bias = self._tokens(images, mask, token)
+        blocks = ((block, {"shared_rel_pos_bias": bias}) for block in self.model.blocks)
+        return _transform(self, tokens, blocks, self.model.norm, take)
+
+    def hidden(
+        self, images: Float[Tensor, "B C H W"], mask: Mask, token: Float[Tensor, "1 1 D"]
+    ) -> Float[Tensor, "B N D"]:
+        if mask.count is None:
+            return super().hidden(images, mask, token)
+        tokens, bias = self._tokens(images, mask, token)
+        return _transform_hidden(self, tokens, mask, _attend_beit, shared_rel_pos_bias=bias)
+
+    def _tokens(
+        self, images: Tensor, mask: Mask | None, token: Tensor | None
+    ) -> tuple[Float[Tensor, "B P D"], Tensor | None]:
+        """What the first block gets, and the relative position bias that all blocks share."""
         patches = _embed(self.model, images, mask, token)
         cls = self.model.cls_token.expand(patches.shape[0], -1, -1)  # len() would fix it in an export
         tokens = torch.cat([cls, patches], dim=1)
         if self.model.pos_embed is not None:
             tokens = tokens + self.model.pos_embed
         bias = self.model.rel_pos_bias() if self.model.rel_pos_bias is not None else None
-        blocks = ((block, {"shared_rel_pos_bias": bias}) for block in self.model.blocks)
-        return _transform(self, self.model.pos_drop(tokens), blocks, self.model.norm, take)
+        return self.model.pos_drop(tokens), bias

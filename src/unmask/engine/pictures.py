@@ -8,14 +8,13 @@ from torch import Tensor
 from unmask.data import EvaluationLoader, Subset
 from unmask.engine.files import beside
 from unmask.engine.setup import Job
-from unmask.visualize import first_of, picture_views, prediction_strip, shown_statistics
 
 IMAGES = 8
 
 
 def save_strip(job: Job, step: int) -> None:
-    """Write `images/step_XXXXXXXX.png`: what the method makes of eight images, evenly spread over the data;
-    nothing if it makes no pictures.
+    """Write `images/step_XXXXXXXX.png`: what the learner makes of eight images, evenly spread over the
+    data; nothing if it makes no pictures.
 
     The state of the random generators stays as it is: a run with other pictures, or none, trains alike.
     """
@@ -39,14 +38,11 @@ def save_strip(job: Job, step: int) -> None:
         found = [pixels for pixels, _labels, _indices in loader]  # one batch, or none if nothing can be read
         return torch.cat(found).to(device) if found else torch.empty(0)
 
-    if not len(read(job.result.encoder.image_size)):
+    if not len(read(data.image_size)):
         return
-    views = picture_views(job.result, read, job.mean, job.std)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(job.recipe.seed)
-        mask = job.result.draw(first_of(views))
-        mean, std = shown_statistics(data, job.mean, job.std)
-        picture = prediction_strip(job.result, views, mask, mean=mean, std=std)
+        picture = job.kind.picture(job, job.result, read)
     if picture is None:
         return
     path = job.folder / "images" / f"step_{step:08d}.png"

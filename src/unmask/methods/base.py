@@ -45,6 +45,11 @@ class Method(Learner):
         drawn = self.masking(batch or len(images), self.encoder.grid, images.device)
         return drawn if batch is None else drawn.rows(first, first + len(images))
 
+    def draws(
+        self, images: Float[Tensor, "B C H W"], *, first: int = 0, batch: int | None = None
+    ) -> dict[str, Mask]:
+        return {"mask": self.draw(images, first=first, batch=batch)}
+
     @abstractmethod
     def forward(self, *views: Any, mask: Mask | None = None) -> dict[str, Tensor]:
         """Losses of one batch; "loss" is minimised, the others are logged.

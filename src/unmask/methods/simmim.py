@@ -32,9 +32,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn, zeros
 
 from unmask.data.views import imagenet_statistics
-from unmask.encoders.base import Encoder, ImageSize, height_and_width
+from unmask.encoders.base import Encoder, ImageSize, height_and_width, require_busy
 from unmask.encoders.initialise import initialise_token
-from unmask.heads import HeadName, create_head
+from unmask.heads import LOCAL_HEADS, HeadName, create_head
 from unmask.masking import BlockMask, Mask, RandomMask, SquareMask
 from unmask.methods.base import Method
 from unmask.methods.card import Card
@@ -120,7 +120,7 @@ class SimMIM(Method):
         )
         if local_window is not None and (local_window < 3 or local_window % 2 == 0):
             raise ValueError(f"local_window must be an odd number of at least 3 pixels, not {local_window}")
-        self.encoder = encoder
+        self.encoder = require_busy(encoder, by="SimMIM")
         self.masking = _masking(encoder, mask, ratio=mask_ratio, size=mask_size, smallest=min_block)
         self.local_window = local_window
         self.scope = scope
@@ -131,19 +131,26 @@ class SimMIM(Method):
         _require_few(self.colours, encoder, self.cells)
         self.token = nn.Parameter(zeros(1, 1, encoder.token_dim))
         initialise_token(self.token, encoder)
+        self.local_head = head in LOCAL_HEADS
         self.head = create_head(head, encoder, outputs=self.colours.outputs, cell=self.cells.size)
 
     def forward(self, images: Float[Tensor, "B C H W"], *, mask: Mask | None = None) -> dict[str, Tensor]:
         # mask
         mask = self.draw(images) if mask is None else mask
         # encode
-        seen = self.encoder(images, mask, self.token)
+        seen = self.encode(images, mask)
         # predict
-        prediction = self.head(seen.patches)
+        prediction = self.head(seen)
         # target
         target = self.target(images, mask)
         # compare
         return {"loss": self.average(self.colours.error(prediction.float(), target), mask)}
+
+    def encode(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B N D"]:
+        """Features of all patches; or of the hidden ones, where no others are scored or looked at."""
+        if self.local_head and self.scope == "hidden":
+            return self.encoder.hidden(images, mask, self.token)
+        return self.encoder(images, mask, self.token).patches
 
     def target(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Shaped[Tensor, "B c h w"]:
         """What every cell should be predicted as; of one that is partly hidden, its hidden pixels."""

@@ -2,10 +2,20 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import itpn, mae, simmim
-from unmask.recipes.base import Recipe
+from unmask.recipes import itpn, mae, revcolv2, simmim
+from unmask.recipes.base import Recipe, TokenizerRecipe
 
-__all__ = ["DEFAULTS", "RECIPES", "SMALL", "Recipe"]
+__all__ = [
+    "DEFAULTS",
+    "RECIPES",
+    "SMALL",
+    "TOKENIZER_DEFAULTS",
+    "TOKENIZER_OF",
+    "TOKENIZER_RECIPES",
+    "TOKENIZER_SMALL",
+    "Recipe",
+    "TokenizerRecipe",
+]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
@@ -28,6 +38,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         itpn.itpn_base_1600ep,
         itpn.itpn_large_400ep,
         itpn.itpn_large_1600ep,
+        revcolv2.revcolv2_base_1600ep,
+        revcolv2.revcolv2_large_1600ep,
     )
 }
 
@@ -36,10 +48,19 @@ DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "mae": mae.default,
     "simmim": simmim.default,
     "itpn": itpn.default,
+    "revcolv2": revcolv2.default,
 }
 # Method name -> its recipe for a few thousand images (docs/small-data.md says how it was found).
 SMALL: dict[str, Callable[[], Recipe]] = {
     "mae": mae.small,
     "simmim": simmim.small,
     "itpn": itpn.small,
+    "revcolv2": revcolv2.small,
 }
+
+# The same for tokenizers.
+TOKENIZER_RECIPES: dict[str, Callable[[], TokenizerRecipe]] = {}
+TOKENIZER_DEFAULTS: dict[str, Callable[[], TokenizerRecipe]] = {}
+TOKENIZER_SMALL: dict[str, Callable[[], TokenizerRecipe]] = {}
+# Method name -> the tokenizer that is trained for it where none is named; of all others the first.
+TOKENIZER_OF = {"beit": "dvae", "peco": "peco", "beitv2": "vqkd"}

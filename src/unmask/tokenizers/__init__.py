@@ -2,5 +2,9 @@
 predict."""
 
 from unmask.tokenizers.base import Tokenizer
+from unmask.tokenizers.dvae import DVAE
+from unmask.tokenizers.vqkd import VQKD
 
-__all__ = ["Tokenizer"]
+__all__ = ["DVAE", "TOKENIZERS", "VQKD", "Tokenizer"]
+
+TOKENIZERS: dict[str, type[Tokenizer]] = {"dvae": DVAE, "vqkd": VQKD}

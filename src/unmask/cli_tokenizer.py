@@ -1,0 +1,75 @@
+"""The command line around tokenizers."""
+
+from typing import Annotated
+
+import typer
+
+from unmask.options import (
+    BatchSize,
+    Compile,
+    Data,
+    Device,
+    Epochs,
+    LearningRate,
+    Overwrite,
+    Precision,
+    Resume,
+    RunFolder,
+    Seed,
+    Settings,
+    Size,
+    Steps,
+    Workers,
+    key_values,
+)
+
+
+def tokenizer(
+    tokenizer_or_recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="TOKENIZER_OR_RECIPE",
+            help="Tokenizer (dvae, vqkd, peco), published run, or path of a recipe.json.",
+        ),
+    ],
+    data: Data,
+    out: RunFolder,
+    settings: Settings = None,
+    image_size: Size = None,
+    epochs: Epochs = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    lr: LearningRate = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    workers: Workers = None,
+    compile: Compile = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a tokenizer on unlabelled images: what BEiT, PeCo and BEiT v2 predict."""
+    from unmask.engine.first_stage import train_tokenizer
+    from unmask.engine.machine import leave
+
+    run = train_tokenizer(
+        tokenizer_or_recipe,
+        data=data,
+        out=out,
+        image_size=image_size,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        device=device,
+        precision=precision,
+        workers=workers,
+        compile=compile,
+        resume=resume,
+        overwrite=overwrite,
+        overrides=key_values(settings or []),
+    )
+    leave()
+    if run.interrupted is not None:
+        raise typer.Exit(run.interrupted)
