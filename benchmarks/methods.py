@@ -7,9 +7,9 @@ without labels, on the same number of images (or for the same time), once for ev
 the crops of MAE's recipe for small data, and with the options of the method and the optimiser of its own.
 Methods that need another kind of backbone keep that of their recipe. k-NN and a linear probe on the mean of
 the last features, a place fixed beforehand, are then asked about all held-out images. Beside the runs stand
-the same encoders with the random weights that the runs start from, raw pixels, and the teacher that methods get
-where none is named, a network that learned ImageNet with its labels. A tokenizer that methods need is trained
-on the same images first, once for all of them, and has a line of its own.
+the same encoders with the random weights that the runs start from, raw pixels, and the teacher that methods
+get where none is named, a network that learned ImageNet with its labels. A tokenizer that methods need is
+trained on the same images first, once for all of them, and has a line of its own.
 
 A result that is in OUT is not made again, and a run that was interrupted goes on; OUT/methods.md and
 OUT/methods.json are written anew after each. Minutes are those of the processor, of all its cores together,
