@@ -15,7 +15,7 @@ from unmask.engine.run import Run
 from unmask.errors import UserError
 from unmask.methods import METHODS
 from unmask.recipes import SMALL, Recipe
-from unmask.recipes.build import build_method
+from unmask.recipes.build import build_method, lacking
 from unmask.recipes.resolve import resolve_recipe
 
 
@@ -28,8 +28,9 @@ def test_every_method_with_a_recipe_for_small_data_has_a_row() -> None:
 @pytest.mark.parametrize("name", bench.rows())
 def test_rows_share_data_and_encoder(name: str) -> None:
     row, common = bench.rows()[name], SMALL["mae"]()
-    method = build_method(resolve_recipe(row.recipe, steps=1, overrides=row.settings))
-    assert method.encoder.image_size == common.data.image_size
+    recipe = resolve_recipe(row.recipe, steps=1, overrides=row.settings)
+    if lacking(recipe) is None:  # a tokenizer is trained first
+        assert build_method(recipe).encoder.image_size == common.data.image_size
     assert row.recipe.data.crop_scale == common.data.crop_scale
     assert row.own_encoder or row.recipe.encoder == common.encoder
     parameters = bench.described(row.recipe)["parameters"]
