@@ -36,6 +36,7 @@ from unmask.encoders.base import Encoder, require_dropping
 from unmask.encoders.initialise import xavier_linear
 from unmask.masking import ImportanceMask, Mask, RandomMask, WeighableMask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.prompting import PromptingDecoder
 from unmask.targets.teacher import Taught, Teacher
 
@@ -56,6 +57,16 @@ class MILAN(Method):
         decoder_heads: attention heads of the decoder.
         rounding: how many patches a ratio is; "mae_official" is the official code's floating-point floor.
     """
+
+    card = Card(
+        title="MILAN",
+        target="tokens of a frozen teacher (CLIP), class token too",
+        normalisation="length 1",
+        student="visible patches only (ViT, HiViT)",
+        head="prompting decoder, 8 blocks of width 512",
+        loss="2 - 2 cosine, all tokens",
+        masking="patches by the teacher's attention, 75 %",
+    )
 
     def __init__(
         self,
@@ -137,6 +148,19 @@ class MILAN(Method):
             return taught.patches
         assert taught.cls is not None
         return torch.cat([taught.cls[:, None], taught.patches], dim=1)
+
+    def predict_features(
+        self,
+        images: Float[Tensor, "B C H W"],
+        teacher_images: Float[Tensor, "B C h w"],
+        *,
+        mask: Mask,
+    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
+        """Under the mask as it is drawn, not weighed: that is the one that is shown."""
+        states = self.decoder(self.encoder.visible(images, mask), mask)
+        prediction = self.head(states[:, self.decoder.prefix :]).float()
+        target = self.teacher(teacher_images).patches
+        return F.normalize(prediction, dim=-1), F.normalize(target, dim=-1)
 
 
 def _by_attention(sampling: Literal["attention", "random"] | None, teacher: Teacher) -> bool:
