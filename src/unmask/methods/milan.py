@@ -74,7 +74,7 @@ class MILAN(Method):
         *,
         teacher: Teacher,
         mask_ratio: float = 0.75,  # official code
-        sampling: Literal["attention", "random"] | None = None,  # section 3.3: attention
+        sampling: Literal["attention", "random"] | None = None,  # paper: attention
         decoder_dim: int = 512,  # official code
         decoder_depth: int = 8,  # official code
         decoder_heads: int = 16,  # official code
