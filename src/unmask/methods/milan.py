@@ -60,12 +60,12 @@ class MILAN(Method):
 
     card = Card(
         title="MILAN",
-        target="tokens of a frozen teacher (CLIP), class token too",
+        target="tokens of CLIP, or of another teacher",
         normalisation="length 1",
         student="visible patches only (ViT, HiViT)",
-        head="prompting decoder, 8 blocks of width 512",
+        head="prompting decoder: hidden patches only, 8 blocks of width 512",
         loss="2 - 2 cosine, all tokens",
-        masking="patches by the teacher's attention, 75 %",
+        masking="75 %, the less the teacher looks at a patch the likelier",
     )
 
     def __init__(
@@ -131,6 +131,14 @@ class MILAN(Method):
         # compare
         cosine = F.cosine_similarity(prediction.float(), target, dim=-1)
         return {"loss": (2 - 2 * cosine).mean()}
+
+    def predict_features(
+        self, images: Float[Tensor, "B C H W"], teacher_images: Float[Tensor, "B C h w"], *, mask: Mask
+    ) -> tuple[Float[Tensor, "B N E"], Float[Tensor, "B N E"]]:
+        """Of the patches; both have length 1."""
+        decoded = self.decoder(self.encoder.visible(images, mask), mask)
+        prediction = self.head(decoded[:, self.decoder.prefix :]).float()
+        return F.normalize(prediction, dim=-1), F.normalize(self.teacher(teacher_images).patches, dim=-1)
 
     def weighed(self, mask: Mask, taught: Taught) -> Mask:
         """The mask that the step uses."""

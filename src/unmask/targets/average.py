@@ -1,6 +1,8 @@
 """A moving average of the student as its own teacher."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,3 +48,14 @@ class MovingAverage(nn.Module):
         pairs = zip(self.module.parameters(), student.parameters(), strict=True)
         for average, weight in pairs:
             average.lerp_(weight, 1 - self.momentum)
+
+
+@contextmanager
+def evaluated(module: nn.Module) -> Iterator[None]:
+    """For as long as a student is its own teacher: no dropout, no stochastic depth."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
