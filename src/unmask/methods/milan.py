@@ -135,7 +135,7 @@ class MILAN(Method):
     def predict_features(
         self, images: Float[Tensor, "B C H W"], teacher_images: Float[Tensor, "B C h w"], *, mask: Mask
     ) -> tuple[Float[Tensor, "B N E"], Float[Tensor, "B N E"]]:
-        """Of the patches; both have length 1."""
+        """Of the patches; both have length 1. The mask is used as it is shown, not weighed."""
         decoded = self.decoder(self.encoder.visible(images, mask), mask)
         prediction = self.head(decoded[:, self.decoder.prefix :]).float()
         return F.normalize(prediction, dim=-1), F.normalize(self.teacher(teacher_images).patches, dim=-1)
@@ -156,19 +156,6 @@ class MILAN(Method):
             return taught.patches
         assert taught.cls is not None
         return torch.cat([taught.cls[:, None], taught.patches], dim=1)
-
-    def predict_features(
-        self,
-        images: Float[Tensor, "B C H W"],
-        teacher_images: Float[Tensor, "B C h w"],
-        *,
-        mask: Mask,
-    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
-        """Under the mask as it is drawn, not weighed: that is the one that is shown."""
-        states = self.decoder(self.encoder.visible(images, mask), mask)
-        prediction = self.head(states[:, self.decoder.prefix :]).float()
-        target = self.teacher(teacher_images).patches
-        return F.normalize(prediction, dim=-1), F.normalize(target, dim=-1)
 
 
 def _by_attention(sampling: Literal["attention", "random"] | None, teacher: Teacher) -> bool:
