@@ -37,7 +37,7 @@ class Converted:
         folder: of the run, or of the encoder.
         facts: what the file is: label -> value, for people.
         notes: what the file does not tell and was taken, and other things to know; sentences.
-        complete: whether there are the method's own weights too, and it can reconstruct with them.
+        complete: whether there are the method's own weights too, so that it can reconstruct.
     """
 
     folder: Path
@@ -98,7 +98,7 @@ def convert(
         folder=folder,
         facts=_facts(finding, checkpoint, recipe, encoder),
         notes=(*_guesses(finding, recipe, given), *finding.notes),
-        complete=isinstance(built, Method) and type(built).reconstruct is not Method.reconstruct,
+        complete=finding.complete,
     )
 
 

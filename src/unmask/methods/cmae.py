@@ -74,11 +74,11 @@ class CMAE(Method):
 
     card = Card(
         title="CMAE",
-        target="pixels; an EMA's feature of another view of the whole image",
+        target="pixels, and the image's projection by an EMA of the encoder, of a shifted view",
         normalisation="mean and deviation of each patch; length 1",
-        student="visible patches only (ViT)",
-        head="Transformer of 8 blocks for pixels, of 2 for features; projector and predictor",
-        loss="L2, hidden patches, + contrastive (InfoNCE), images",
+        student="visible patches only (ViT, HiViT)",
+        head="Transformer, 8 blocks of width 512; of features 2 blocks and two MLPs",
+        loss="L2, hidden patches, + InfoNCE, images of the batch",
         masking="random squares of 32 pixels, 65 %",
     )
 
