@@ -81,10 +81,11 @@ class Tokenizer(Learner):
             )
 
     def view(self, encoder: Encoder) -> View:
-        """The images that it is to be given beside those of a student, so that there is one code for every
-        patch."""
+        """The images that it is to be given beside those of a student."""
         return View(
-            scale=self.stride / encoder.patch_size, interpolation=self.interpolation, normalised=False
+            scale=self.image_size[0] / encoder.image_size[0],
+            interpolation=self.interpolation,
+            normalised=False,
         )
 
 
