@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unmask.attention import attention
     from unmask.check import check
+    from unmask.codes.atlas import codes
     from unmask.colours import colours
+    from unmask.compare import compare
     from unmask.convert import convert
     from unmask.embed import embed
     from unmask.encoders import ENCODERS
@@ -36,7 +38,9 @@ __all__ = [
     "TOKENIZERS",
     "attention",
     "check",
+    "codes",
     "colours",
+    "compare",
     "convert",
     "embed",
     "evaluate",
@@ -58,7 +62,9 @@ _HOMES = {
     "TOKENIZERS": "unmask.tokenizers",
     "attention": "unmask.attention",
     "check": "unmask.check",
+    "codes": "unmask.codes.atlas",
     "colours": "unmask.colours",
+    "compare": "unmask.compare",
     "convert": "unmask.convert",
     "embed": "unmask.embed",
     "evaluate": "unmask.evaluate",

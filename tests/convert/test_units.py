@@ -12,11 +12,11 @@ from tests.convert.official import case, weights
 from tests.golden.golden import mismatch
 from tests.golden.official import tensors
 from unmask.convert import Converted, convert
-from unmask.convert.reading import Checkpoint
 from unmask.convert.units import unit_file
 from unmask.errors import UserError
 from unmask.load import load_encoder, load_pyramid
 from unmask.methods import ITPN, MAE
+from unmask.reading import Checkpoint
 from unmask.runs import load_method
 
 TITLES = {

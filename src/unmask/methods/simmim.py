@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Literal
 
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn, zeros
+from torch import Tensor
 
 from unmask.data.views import imagenet_statistics
 from unmask.encoders.base import Encoder, ImageSize, height_and_width, require_busy
-from unmask.encoders.initialise import initialise_token
+from unmask.encoders.initialise import mask_token
 from unmask.heads import LOCAL_HEADS, HeadName, create_head
 from unmask.masking import BlockMask, Mask, RandomMask, SquareMask
 from unmask.methods.base import Method
@@ -129,8 +129,7 @@ class SimMIM(Method):
         statistics = imagenet_statistics(encoder.channels, mean, std)
         self.colours = _colours(target, loss, bins, colours, *statistics)
         _require_few(self.colours, encoder, self.cells)
-        self.token = nn.Parameter(zeros(1, 1, encoder.token_dim))
-        initialise_token(self.token, encoder)
+        self.token = mask_token(encoder)
         self.local_head = head in LOCAL_HEADS
         self.head = create_head(head, encoder, outputs=self.colours.outputs, cell=self.cells.size)
 
