@@ -45,7 +45,7 @@ _FASTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 _PYRAMID = ("align_dim_", "split_", "block_", "fpn_modules.")
-_HEADS = ("head.", "fc_norm.", "norm.")  # of classifiers: the last two act behind the pooling
+_HEADS = ("head.", "fc_norm.", "norm.", "mask_token")  # norms of classifiers act behind the pooling
 _TEACHER_HEADS = (
     "mask_token",
     "lm_head.",
