@@ -57,9 +57,9 @@ def convert(
 
     Files of MAE (facebookresearch/mae), SimMIM (microsoft/SimMIM and microsoft/Swin-Transformer), HiViT
     (zhangxiaosong18/hivit) and iTPN (sunsmarterjie/iTPN), from pre-training or fine-tuning; CMAE
-    (ZhichengHuang/CMAE); MILAN (zejiangh/MILAN; its decoder where `method.teacher` is named); encoders of
-    BEiT; CLIP's visual towers; ViT, BEiT, Swin and SwinV2 in timm's names. Sizes are read
-    off the shapes of the weights, and every weight must find its place.
+    (ZhichengHuang/CMAE); MILAN (zejiangh/MILAN); encoders of BEiT; CLIP's visual towers; ViT, BEiT, Swin and
+    SwinV2 in timm's names. What learned from a teacher is a whole run where `method.teacher` is named. Sizes
+    are read off the shapes of the weights, and every weight must find its place.
 
     Args:
         file: what `torch.save` wrote, or safetensors. No code in it is run.

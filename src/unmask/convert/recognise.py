@@ -10,7 +10,7 @@ from unmask.convert.finding import IMAGENET, MASK_TOKEN, Finding, recipe_like
 from unmask.convert.milan import is_milan, recognise_milan
 from unmask.convert.names import encoder_name, mae_name, simmim_name, swin_name
 from unmask.convert.shapes import Shape, count, shape_of
-from unmask.convert.units import UnitFile, unit_file
+from unmask.convert.units import is_units, recognise_units
 from unmask.encoders.clip import PROJECTION, is_clip, tower_of
 from unmask.reading import Checkpoint
 from unmask.recipes.base import Choice
@@ -41,9 +41,8 @@ def recognise(checkpoint: Checkpoint, name: str, *, teacher: str | None = None) 
         return _clip(weights, name)
     if is_cmae(weights):
         return recognise_cmae(weights, name)
-    units = unit_file(checkpoint)
-    if units is not None:
-        return _units(units, name)
+    if is_units(weights):
+        return recognise_units(checkpoint, name, teacher=teacher)
     shape = shape_of(weights)
     if shape is None:
         seen = ", ".join(list(weights)[:6])
@@ -154,23 +153,6 @@ def _encoder(weights: Mapping[str, Tensor], shape: Shape, name: str) -> Finding:
         guessed=shape.guessed,
         left_out=(*left_out, *(name for name in (MASK_TOKEN,) if name in weights)),
         notes=tuple(notes),
-    )
-
-
-def _units(found: UnitFile, name: str) -> Finding:
-    """Of HiViT, iTPN and Fast-iTPN."""
-    known = found.complete or found.method.name == "itpn_teacher"  # of what their images were normalised by
-    return Finding(
-        title=found.title,
-        family=found.shape.family,
-        recipe=recipe_like(name, found.method, found.shape),
-        complete=found.complete,
-        weights=found.weights,
-        rename=found.rename,
-        guessed=found.guessed,
-        pyramid=found.pyramid,
-        left_out=found.left_out,
-        notes=found.notes if known else (IMAGENET, *found.notes),
     )
 
 
