@@ -65,6 +65,7 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "simmim bins": {"mask_size": 16, "target": "bins", "bins": 4},
     "simmim clusters": {"mask": "square", "mask_size": 32, "target": "clusters"},
     "simmim blocks": {"mask": "block", "mask_size": 8, "head": "mlp", "loss": "l2", "scope": "all"},
+    "simmim codes": {"mask_size": 16, "target": "codes", "tokenizer": "tiny"},
     "beit": {},
     "peco": {},
     "beitv2": {},
@@ -200,6 +201,7 @@ def colour_table(channels: int) -> Path:
 PAIRS = [("mae", name) for name in DROPPING if name != "revcolv2_up"]
 PAIRS += [("simmim", name) for name in ENCODERS if name != "revcolv2"]  # of which it uses one level alone
 PAIRS += [("simmim bins", "swin"), ("simmim clusters", "vit"), ("simmim blocks", "swinv2")]
+PAIRS += [("simmim codes", "swin"), ("simmim codes", "beit_shared")]
 PAIRS += [("beit", "beit_shared"), ("beit", "vit_registers"), ("peco", "beit_each_block")]
 PAIRS += [("beitv2", "beit_shared"), ("beitv2", "vit_registers"), ("beitv2 separate", "beit_each_block")]
 PAIRS += [("cae", "beit_placed"), ("cae narrow", "vit_registers")]

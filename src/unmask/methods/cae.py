@@ -30,6 +30,7 @@ from unmask.encoders.base import Encoder, require_dropping
 from unmask.encoders.initialise import xavier_linear
 from unmask.masking import BlockMask, Mask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.regressor import LatentDecoder, LatentRegressor
 from unmask.targets.average import MovingAverage, evaluated
 from unmask.tokenizers.base import Tokenizer
@@ -54,6 +55,16 @@ class CAE(Method):
         mean: of pixels in [0, 1], a channel, that images are normalised with; None is ImageNet's.
         std: likewise.
     """
+
+    card = Card(
+        title="CAE",
+        target="codes (dVAE); features of the encoder itself",
+        normalisation="none",
+        student="visible patches only (ViT)",
+        head="regressor of 4 blocks, Transformer of 4",
+        loss="cross-entropy + 2 L2, hidden patches",
+        masking="blocks, 50 %",
+    )
 
     def __init__(
         self,

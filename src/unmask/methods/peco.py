@@ -25,6 +25,7 @@ from unmask.encoders.initialise import mask_token
 from unmask.heads import CodeHead
 from unmask.masking import BlockMask, Mask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.tokenizers.base import Tokenizer
 from unmask.tokenizers.codes import Codes, score_codes
 
@@ -40,6 +41,16 @@ class PeCo(Method):
         mean: of pixels in [0, 1], a channel, that images are normalised with; None is ImageNet's.
         std: likewise.
     """
+
+    card = Card(
+        title="PeCo",
+        target="codes (PeCo)",
+        normalisation="none",
+        student="a token for each hidden patch (ViT)",
+        head="one matrix",
+        loss="cross-entropy, hidden patches",
+        masking="blocks, 38 %",
+    )
 
     def __init__(
         self,
