@@ -17,8 +17,8 @@ from rich.markup import escape
 from unmask import __version__
 from unmask.cli_check import check
 from unmask.cli_evaluate import evaluate_app
-from unmask.cli_tokenizer import tokenizer
-from unmask.commands import colours, convert, embed, masks, shrink
+from unmask.cli_tokenizer import codes, tokenizer
+from unmask.commands import attention, colours, convert, embed, masks, shrink
 from unmask.engine.launch import speaks
 from unmask.errors import UserError
 from unmask.options import (
@@ -127,6 +127,8 @@ def pretrain(
 
 
 app.command()(tokenizer)
+app.command()(codes)
+app.command()(attention)
 app.command()(embed)
 
 
@@ -177,10 +179,12 @@ app.command()(masks)
 
 @app.command("list")
 def list_names(
-    what: Annotated[Literal["methods", "encoders", "recipes"], typer.Argument(help="What to list.")],
+    what: Annotated[
+        Literal["methods", "tokenizers", "encoders", "recipes"], typer.Argument(help="What to list.")
+    ],
     pattern: Annotated[str, typer.Argument(help="Only names with this in them.")] = "",
 ) -> None:
-    """Names of methods, encoders or published runs."""
+    """Names of methods, tokenizers, encoders or published runs."""
     from unmask.listing import listing
 
     console = Console()
@@ -195,7 +199,7 @@ def list_names(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Method, published run, recipe.json, or encoder.")],
+    name: Annotated[str, typer.Argument(help="Method, tokenizer, published run, recipe.json, or encoder.")],
     images: Annotated[
         int | None, typer.Option(min=1, help="Of a method: its defaults for a data set of this many.")
     ] = None,

@@ -1,5 +1,6 @@
 """The command line around tokenizers."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,9 +11,11 @@ from unmask.options import (
     Data,
     Device,
     Epochs,
+    ImagesAtATime,
     LearningRate,
     Overwrite,
     Precision,
+    RandomSeed,
     Resume,
     RunFolder,
     Seed,
@@ -73,3 +76,33 @@ def tokenizer(
     leave()
     if run.interrupted is not None:
         raise typer.Exit(run.interrupted)
+
+
+def codes(
+    tokenizer: Annotated[Path, typer.Argument(metavar="RUN_OR_TOKENIZER", help="Run folder, or its file.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="PNG to write.")] = Path("codes.png"),
+    count: Annotated[int, typer.Option("--codes", min=1, help="Codes on a page.")] = 32,
+    page: Annotated[int, typer.Option(min=1, help="1 shows the codes that are used most.")] = 1,
+    patches: Annotated[int, typer.Option(min=1, help="Pieces of images for each code.")] = 8,
+    batch_size: ImagesAtATime = 64,
+    device: Device = "auto",
+    workers: Workers = None,
+    seed: RandomSeed = 0,
+) -> None:
+    """See which pieces of images have the same code."""
+    from unmask.codes.atlas import codes
+
+    drawn = codes(
+        tokenizer,
+        data=data,
+        out=out,
+        count=count,
+        page=page,
+        patches=patches,
+        batch_size=batch_size,
+        device=device,
+        workers=workers,
+        seed=seed,
+    )
+    typer.echo(drawn)

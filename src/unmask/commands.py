@@ -18,6 +18,7 @@ from unmask.options import (
     Subject,
     Workers,
     key_values,
+    place,
 )
 
 
@@ -108,6 +109,24 @@ def embed(
         typer.echo(f"{len(written.skipped):,} could not be read and are left out:", err=True)
         for name, reason in written.skipped.items():
             typer.echo(f"  {name}: {reason}", err=True)
+
+
+def attention(
+    subject: Subject,
+    pictures: Annotated[list[Path], typer.Argument(help="Any pictures.")],
+    at: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y", help="Place that looks, 0,0 to 1,1: across, down. Repeatable. [0.5,0.5]"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="PNG to write.")] = None,
+    image_size: Size = None,
+    seed: RandomSeed = 0,
+) -> None:
+    """See where chosen patches of pictures look, in the last block of an encoder."""
+    from unmask.attention import CENTRE, attention
+
+    places = [place(text) for text in at] if at else [CENTRE]
+    typer.echo(attention(subject, pictures, at=places, out=out, image_size=image_size, seed=seed))
 
 
 def shrink(

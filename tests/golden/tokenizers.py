@@ -1,16 +1,13 @@
 """Tokenizers from a fixture's `constructor`, as `official.py` does it for methods."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import Tensor
 
-from tests.golden.official import Case, Quantities, gradients, norm_layer, size, tensors, watch
+from tests.golden.official import Case, Quantities, gradients, size, tensors, watch
 from unmask.convert.weights import load_official
-from unmask.targets.teacher import Taught, Teacher
+from unmask.encoders.clip import clip_encoder
+from unmask.targets import EncoderTeacher
 from unmask.tokenizers.dvae import DVAE, map_pixels, unmap_pixels
 from unmask.tokenizers.kmeans import kmeans
 from unmask.tokenizers.official import dvae_name, vqkd_name
@@ -57,42 +54,14 @@ def measure_dvae(case: Case) -> Quantities:
     return result | {"out/loss": loss} | gradients(loss, tokenizer, names, weights | own, "grad")
 
 
-class ClipTeacher(Teacher):
-    """OpenAI's visual tower from its official weights: projected patch tokens.
-
-    The fixture has a mean and standard deviation of its own among the tokenizer's weights.
-    """
-
-    has_cls = True
-
-    def __init__(self, spec: dict[str, Any], weights: dict[str, Tensor], mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.mean, self.std = mean, std
-        self.model = VisionTransformer(
-            img_size=spec["image_size"],
-            patch_size=spec["patch_size"],
-            num_classes=spec["output_width"],
-            embed_dim=spec["width"],
-            depth=spec["depth"],
-            num_heads=spec["heads"],
-            pre_norm=spec["norm_before_blocks"],
-            norm_layer=norm_layer(spec),
-            act_layer=spec["activation"],
-        ).eval()
-        self.model.load_state_dict(checkpoint_filter_fn(weights, self.model))
-        self.requires_grad_(False)
-        self.image_size = size(spec["image_size"])
-        self.grid = self.model.patch_embed.grid_size
-        self.dim = spec["output_width"]
-        self.description = {}
-
-    def normalised(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
-
-    @torch.no_grad()
-    def forward(self, images: Tensor, *, importance: bool = False) -> Taught:
-        tokens = self.model.head(self.model.forward_features(self.normalised(images)))
-        return Taught(patches=tokens[:, 1:], cls=tokens[:, 0])
+def build_teacher(case: Case) -> EncoderTeacher:
+    """The fixture has a mean and standard deviation of its own, among the tokenizer's weights."""
+    spec, weights = case["info"]["constructor"]["teacher"], tensors(case["params"])
+    mean, std = (weights[f"scaling_layer.{name}"].flatten().tolist() for name in ("shift", "scale"))
+    encoder, projection = clip_encoder(
+        tensors(case["teacher"]), heads=spec["heads"], quick_gelu=spec["activation"] == "quick_gelu"
+    )
+    return EncoderTeacher(encoder, tap="proj", projection=projection, name="fixture", mean=mean, std=std)
 
 
 def build_vqkd(case: Case) -> tuple[VQKD, dict[str, str]]:
@@ -100,11 +69,10 @@ def build_vqkd(case: Case) -> tuple[VQKD, dict[str, str]]:
     spec, weights = case["info"]["constructor"], tensors(case["params"])
     encoder, decoder = spec["encoder"], spec["decoder"]
     assert decoder["width"] == encoder["width"] and decoder["heads"] == encoder["heads"]
-    statistics = (weights[f"scaling_layer.{name}"] for name in ("shift", "scale"))
     tokenizer = VQKD(
         image_size=size(encoder["image_size"]),
         channels=encoder["in_channels"],
-        teacher=ClipTeacher(spec["teacher"], tensors(case["teacher"]), *statistics),
+        teacher=build_teacher(case),
         vocabulary=spec["codes"],
         code_dim=spec["code_width"],
         patch_size=encoder["patch_size"],
@@ -139,7 +107,7 @@ def measure_vqkd(case: Case) -> Quantities:
     vectors = tokenizer.vectors(images)
     codes = tokenizer.codes(images)
     result |= {
-        "out/teacher_input": teacher.normalised(images),
+        "out/teacher_input": teacher.standardise(images),
         "out/to_quantizer": vectors,
         "out/rec": tokenizer.predict(tokenizer.embed(codes)),
         "out/target": teacher(images).patches,

@@ -24,7 +24,12 @@ class TinyTeacher(Teacher):
 
     @torch.no_grad()
     def forward(self, images: Tensor, *, importance: bool = False) -> Taught:
-        return Taught(patches=rearrange(self.patches(images).tanh(), "b d h w -> b (h w) d").float())
+        return Taught(patches=self.states(images, depths=1)[0].float())
+
+    def states(self, images: Tensor, *, depths: int) -> tuple[Tensor, ...]:
+        fine = self.patches(images).tanh()
+        found = (fine, F.avg_pool2d(fine, 2))[:depths]
+        return tuple(rearrange(state, "b d h w -> b (h w) d") for state in found)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -32,6 +37,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vqkd": {
         "vocabulary": 24, "code_dim": 8, "patch_size": 8, "dim": 32, "depth": 1, "heads": 2,
         "decoder_depth": 1,
+    },
+    "peco": {"vocabulary": 24, "code_dim": 8, "width": 16, "factors": (1, 1, 2), "blocks": 1, "depths": 2},
+    "peco adversary": {
+        "vocabulary": 24, "code_dim": 8, "width": 16, "factors": (1, 1, 2), "blocks": 1,
+        "adversarial_weight": 0.8, "adversarial_start": 0.0, "adversarial_width": 8,
     },
 }  # fmt: skip
 
@@ -42,7 +52,7 @@ def tiny_tokenizer(name: str, *, image_size: tuple[int, int] = (32, 32), channel
         name: of the tokenizer; of a variant followed by what is special.
     """
     options = dict(OPTIONS[name])
-    if name == "vqkd":
+    if not name.startswith("dvae"):
         options["teacher"] = TinyTeacher((image_size[0] // 8, image_size[1] // 8), channels)
     kind = TOKENIZERS[name.split()[0]]
     return kind(image_size=image_size, channels=channels, **options)

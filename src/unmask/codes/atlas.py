@@ -23,6 +23,7 @@ from unmask.evaluate.features import watched, workers_for
 from unmask.recipes.trained import load_tokenizer, read_card, weights_of
 from unmask.tokenizers import Tokenizer
 
+COUNT, PATCHES = 32, 8  # codes on a page, places for each
 TILE = 66  # pixels of a tile: a third of it is the place, the rest is around it
 GAP, COLUMN_GAP, TOP = 3, 30, 34
 CAPTION = 92  # pixels in front of a row
@@ -55,9 +56,9 @@ def codes(
     *,
     data: str | Path | Source,
     out: str | Path,
-    count: int = 32,
+    count: int = COUNT,
     page: int = 1,
-    patches: int = 8,
+    patches: int = PATCHES,
     batch_size: int = 64,
     device: str = "auto",
     workers: int | None = None,
@@ -115,9 +116,9 @@ def sample_places(
     source: Source,
     *,
     bits: Bits = 8,
-    count: int = 32,
+    count: int = COUNT,
     page: int = 1,
-    patches: int = 8,
+    patches: int = PATCHES,
     batch_size: int = 64,
     workers: int | None = None,
     seed: int = 0,

@@ -12,7 +12,7 @@ from unmask.engine.pretrain import Task, carry_out
 from unmask.engine.run import FIRST_STAGE, Run, continued, require_apart, saved_recipe
 from unmask.errors import UserError
 from unmask.recipes.base import Choice, Plan, Recipe, TokenizerRecipe
-from unmask.recipes.build import build_method, build_tokenizer
+from unmask.recipes.build import build_method, usable_tokenizer
 from unmask.recipes.resolve import resolve_tokenizer, tokenizer_for
 from unmask.runs import location
 
@@ -91,7 +91,7 @@ def train_first(recipe: Recipe, option: str, task: Task) -> tuple[Recipe, Run]:
     saved = _tokenizer(saved_recipe(folder, resume=not anew, overwrite=anew), folder)
     first = saved or tokenizer_for(recipe, images=len(task.source))
     # Hours later would be late to learn that the two do not fit together.
-    build_method(recipe, folder=task.folder, parts={option: build_tokenizer(first)})
+    build_method(recipe, folder=task.folder, parts={option: usable_tokenizer(first)})
     machine = replace(task.machine, checkpointing=False)
     run = carry_out(first, saved, replace(task, folder=folder, machine=machine, stage="Stage 1 of 2: "))
     options = {**recipe.method.options, option: FIRST_STAGE}

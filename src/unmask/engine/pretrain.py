@@ -1,6 +1,5 @@
 """Pre-training: the loop, written once for all methods and tokenizers."""
 
-import math
 import signal
 import time
 from collections.abc import Mapping
@@ -14,19 +13,17 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from unmask import __version__
 from unmask.data import Source, open_source
 from unmask.encoders.base import ImageSize
 from unmask.engine.bad import note_bad
-from unmask.engine.checkpoint import State, checkpoints, load_checkpoint, save_checkpoint
+from unmask.engine.checkpoint import State, checkpoints, load_checkpoint
 from unmask.engine.draws import draws
-from unmask.engine.guard import Guard, diverged
+from unmask.engine.guard import Guard
 from unmask.engine.launch import speaks
 from unmask.engine.lock import RunLock
 from unmask.engine.log import RunLog, is_logged
 from unmask.engine.machine import Machine, attention, peak_memory_mb
 from unmask.engine.measure import Outcome, Speed, to_host
-from unmask.engine.pictures import save_strip
 from unmask.engine.probes import Probes
 from unmask.engine.progress import ProgressLine
 from unmask.engine.run import (
@@ -38,6 +35,7 @@ from unmask.engine.run import (
     saved_recipe,
     saved_state,
 )
+from unmask.engine.saving import save, save_best, save_pictures
 from unmask.engine.settle import in_words, settle, settled_as
 from unmask.engine.setup import Job, make_folder, prepare
 from unmask.engine.signals import StopRequest
@@ -214,6 +212,8 @@ def _run(job: Job, state: State, task: Task, *, resumed: bool) -> Run:
                 _report(job, shown)
                 raise
             watch.conclude(state.step)
+            if main:
+                job.kind.conclude(job, job.result, state.step)
             stopped = state.step < job.total
             if stopped:
                 assert stop.signal is not None, "only a signal ends the loop early"
@@ -321,38 +321,6 @@ def update(
         job.optimiser.step()
     job.optimiser.zero_grad()
     return outcome
-
-
-def save(job: Job, state: State) -> None:
-    """A checkpoint, and the result as it stands; nothing if the weights are not finite.
-
-    Raises:
-        UserError: they are not.
-    """
-    if not get_total_norm(job.result.parameters(), norm_type=math.inf).isfinite():
-        raise UserError(diverged(f"and neither are the weights since, up to step {state.step:,}"))
-    folder, keep = job.folder / "checkpoints", job.recipe.checkpoint.keep
-    save_checkpoint(job.accelerator, job.ema, state, folder, keep=keep)
-    _hand_over(job, state, job.kind.weights)
-
-
-def save_best(job: Job, state: State) -> None:
-    """The weights that scored best so far, beside the newest ones; their checkpoint is kept by `save`."""
-    assert job.kind.best is not None, "only a kind that keeps them has a best step"
-    _hand_over(job, state, job.kind.best)
-
-
-def _hand_over(job: Job, state: State, file: str) -> None:
-    if job.accelerator.is_main_process:
-        made_by = {"unmask": __version__, "recipe": job.recipe.name, "step": state.step}
-        job.kind.hand_over(job, job.result, file, made_by=made_by)
-
-
-def save_pictures(job: Job, state: State) -> None:
-    """A reconstruction strip."""
-    if job.accelerator.is_main_process:
-        save_strip(job, state.step)
-    job.accelerator.wait_for_everyone()
 
 
 def _line(job: Job, step: int, outcome: Outcome) -> dict[str, float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from unmask.encoders import Encoder, create_encoder
@@ -31,6 +32,8 @@ DECIDED = {
     "dynamic_img_size": "data.image_size, which is the same for all images",
     "patch_drop_rate": "method.mask_ratio",
 }
+CODE_STRIDE = 16  # pixels of a hierarchical encoder's images for a code: BEiT's
+SIZES = {"image_size", "channels"}  # options of tokenizers that follow from the data
 REQUIRED = inspect.Parameter.empty  # in the place of the default of an option that has none
 # Method options that are what data.mean and data.std say, of methods that know pixels from normalised images.
 STATISTICS = ("mean", "std")
@@ -74,7 +77,8 @@ def build_method(
     if set(STATISTICS) <= inspect.signature(method).parameters.keys():
         options |= {"mean": recipe.data.mean, "std": recipe.data.std}
     encoder = build_encoder(recipe)
-    options = _objects(method, options, Place(encoder.feature_grid, encoder.channels, folder))
+    place = Place(encoder.feature_grid, code_grid(encoder), encoder.channels, folder)
+    options = _objects(method, options, place)
     try:
         return method(encoder, **options, **parts)
     except ValueError as error:
@@ -87,19 +91,40 @@ def build_tokenizer(recipe: TokenizerRecipe) -> Tokenizer:
     Raises:
         UserError: unknown tokenizer or option, a value of the wrong type, a size that does not fit.
     """
+    kind = _tokenizer(recipe)
+    options = check_options(kind, kind.__name__, recipe.tokenizer.options)
+    _require_all(kind, "tokenizer", options.keys() | SIZES)
+    if set(objects_of(kind, Teacher)) & options.keys():
+        grid = usable_tokenizer(recipe).grid
+        options = _objects(kind, options, Place(grid, grid, recipe.data.channels))
+    return _sized(kind, recipe, options)
+
+
+def usable_tokenizer(recipe: TokenizerRecipe) -> Tokenizer:
+    """The recipe's tokenizer without what only its training needs, to know its grid, or to stand in for the
+    trained one; the global random generator stays as it is.
+
+    Raises:
+        UserError: as `build_tokenizer`, but not of teachers.
+    """
+    kind = _tokenizer(recipe)
+    given = {**recipe.tokenizer.options, **dict.fromkeys(objects_of(kind, Teacher))}
+    with torch.random.fork_rng(devices=[]):
+        return _sized(kind, recipe, check_options(kind, kind.__name__, given))
+
+
+def _tokenizer(recipe: TokenizerRecipe) -> type[Tokenizer]:
     name = recipe.tokenizer.name
     if name not in TOKENIZERS:
         raise UserError(f"no tokenizer is called {name!r}. Tokenizers: {', '.join(TOKENIZERS)}.")
-    tokenizer = TOKENIZERS[name]
-    for taken in sorted(recipe.tokenizer.options.keys() & {"image_size", "channels"}):
+    for taken in sorted(recipe.tokenizer.options.keys() & SIZES):
         raise UserError(f"tokenizer.{taken} is decided by {DECIDED[taken]}; leave it out")
-    options = check_options(tokenizer, tokenizer.__name__, recipe.tokenizer.options)
-    _require_all(tokenizer, "tokenizer", options.keys() | {"image_size", "channels"})
-    (height, width), channels = recipe.data.image_size, recipe.data.channels
-    patch = int(({**options_of(tokenizer), **options}).get("patch_size", 1))
-    options = _objects(tokenizer, options, Place((height // patch, width // patch), channels))
+    return TOKENIZERS[name]
+
+
+def _sized(kind: type[Tokenizer], recipe: TokenizerRecipe, options: Mapping[str, Any]) -> Tokenizer:
     try:
-        return tokenizer(image_size=recipe.data.image_size, channels=channels, **options)
+        return kind(image_size=recipe.data.image_size, channels=recipe.data.channels, **options)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -109,12 +134,14 @@ class Place:
     """Where an object is to be used.
 
     Attributes:
-        grid: rows and columns of features or codes.
+        grid: rows and columns of features.
+        codes: rows and columns of codes.
         channels: of the images.
         folder: of the run, from which paths count; None is the working directory.
     """
 
     grid: Grid
+    codes: Grid
     channels: int
     folder: Path | None = None
 
@@ -122,7 +149,7 @@ class Place:
 # Options that are modules: what makes them of the strings that recipes have for them.
 OBJECTS: dict[type, Callable[[str, Place], Any]] = {
     Teacher: lambda name, place: create_teacher(name, grid=place.grid, channels=place.channels),
-    Tokenizer: lambda name, place: load_tokenizer(located(name, place.folder)),
+    Tokenizer: lambda name, place: load_tokenizer(located(name, place.folder), grid=place.codes),
 }
 
 
@@ -141,6 +168,14 @@ def _kind(hint: Any) -> type | None:
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     return get_type_hints(target.__init__ if inspect.isclass(target) else target)
+
+
+def code_grid(encoder: Encoder) -> Grid:
+    """A code for every patch; for every 16 pixels of encoders that merge patches."""
+    if encoder.stride == encoder.patch_size:
+        return encoder.grid
+    height, width = encoder.image_size
+    return height // CODE_STRIDE, width // CODE_STRIDE
 
 
 def objects_of(target: Callable[..., Any], kind: type) -> tuple[str, ...]:
@@ -230,7 +265,7 @@ def with_defaults(recipe: AnyPlan) -> AnyPlan:
     if name not in known:
         return recipe  # named when it is built
     options = {key: value for key, value in options_of(known[name]).items() if value is not REQUIRED}
-    written = {key: value for key, value in options.items() if key not in ("image_size", "channels")}
+    written = {key: value for key, value in options.items() if key not in SIZES}
     return recipe.model_copy(update={section: Choice(name=name, **(written | recipe.learner.options))})
 
 

@@ -22,7 +22,7 @@ from unmask.recipes import (
     TOKENIZER_SMALL,
 )
 from unmask.recipes.base import AnyPlan, Choice, Plan, Recipe, TokenizerRecipe, explain, read_plan
-from unmask.recipes.build import build_encoder, build_tokenizer, options_of, with_defaults
+from unmask.recipes.build import build_encoder, code_grid, options_of, usable_tokenizer, with_defaults
 from unmask.tokenizers import TOKENIZERS
 
 FEW_IMAGES = 20_000  # fewer of them get the method's recipe for small data
@@ -128,10 +128,10 @@ def tokenizer_for(recipe: Recipe, *, images: int) -> TokenizerRecipe:
     """The tokenizer that is trained for a method where none is named: the default on the same images, with a
     code for every patch of the encoder."""
     name = TOKENIZER_OF.get(recipe.method.name, next(iter(TOKENIZER_DEFAULTS)))
-    grid = build_encoder(recipe).grid
+    grid = code_grid(build_encoder(recipe))
     kept: dict[str, Any] = {"images": images, "seed": recipe.seed}
     kept["overrides"] = {"data.channels": recipe.data.channels, "data.bits": recipe.data.bits}
-    stride = build_tokenizer(resolve_tokenizer(name, **kept)).stride
+    stride = usable_tokenizer(resolve_tokenizer(name, **kept)).stride
     return resolve_tokenizer(name, image_size=(grid[0] * stride, grid[1] * stride), **kept)
 
 
@@ -247,6 +247,11 @@ def _find_tokenizer(name: str | TokenizerRecipe, *, small: bool) -> TokenizerRec
 def _near_name(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f"; did you mean {', '.join(near)}?" if near else "."
+
+
+def trains_tokenizer(name: str) -> bool:
+    """Whether the recipe of this file is one of a tokenizer."""
+    return isinstance(_in_file(name), TokenizerRecipe)
 
 
 def _in_file(name: str) -> Plan | None:

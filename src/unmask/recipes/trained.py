@@ -1,4 +1,4 @@
-"""Trained tokenizers read back: from a run, from the files that it hands over."""
+"""Trained tokenizers read back: from a run, from the files that it hands over, from official files."""
 
 import hashlib
 import json
@@ -10,25 +10,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from unmask.errors import UserError
-from unmask.tokenizers import TOKENIZERS, Tokenizer
+from unmask.masking import Grid
+from unmask.reading import read_checkpoint
+from unmask.tokenizers import DVAE, TOKENIZERS, Tokenizer
+from unmask.tokenizers.official import from_official
 
 FORMAT = 1
 WEIGHTS = "tokenizer.safetensors"
 NEEDED = {"format", "name", "options", "image_size", "channels", "made_by"}
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
+def load_tokenizer(path: str | Path, *, grid: Grid | None = None) -> Tokenizer:
     """A trained tokenizer, frozen, in evaluation mode, on the CPU.
 
     Args:
         path: folder of a finished run of `unmask tokenizer`, or of `tokenizer.safetensors` and
-            `tokenizer.json`; or such a `.safetensors` file, also of a run that goes on.
+            `tokenizer.json`; such a `.safetensors` file, also of a run that goes on; or an official file of
+            DALL-E's dVAE (both halves in one) or BEiT v2's VQ-KD.
+        grid: rows and columns of codes that are wanted of DALL-E's dVAE, which takes images of any size; None
+            is what BEiT has, 14 x 14. All others have the grid that they were trained with.
 
     Raises:
         UserError: nothing there, a run that has not finished, damaged or foreign weights.
     """
     weights = weights_of(path)
-    card = read_card(weights.with_suffix(".json"))
+    card_path = weights.with_suffix(".json")
+    if not card_path.is_file() and Path(path).expanduser().is_file():
+        return _official(weights, grid)
+    card = read_card(card_path)
     if Path(path).expanduser().is_dir():
         _require_finished(Path(path), card["made_by"])
     tokenizer = TOKENIZERS[card["name"]]
@@ -39,6 +48,23 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     except (SafetensorError, OSError, RuntimeError) as error:
         raise UserError(f"{weights} does not hold the weights that its card tells of: {error}") from error
     return built.requires_grad_(False).eval()
+
+
+def _official(file: Path, grid: Grid | None) -> Tokenizer:
+    """The tokenizer that somebody else's file holds."""
+    weights = read_checkpoint(file).weights
+    try:
+        with torch.random.fork_rng(devices=[]):
+            found = from_official(weights)
+            if grid is not None and isinstance(found, DVAE) and found.grid != grid:
+                size = (grid[0] * found.stride, grid[1] * found.stride)
+                found = from_official(weights, image_size=size)
+    except ValueError as error:
+        raise UserError(
+            f"{file} has no card, {file.with_suffix('.json').name}, beside it, as tokenizers have that were "
+            f"trained here, and it is no official tokenizer: {error}"
+        ) from error
+    return found
 
 
 def weights_of(path: str | Path) -> Path:

@@ -26,8 +26,8 @@ class Tokenizer(Learner):
         channels: of the images.
         vocabulary: K, the number of codes.
         interpolation: of the view that it is given beside a student's; None is the recipe's.
-        training_only: parts that neither codes nor pictures need. A constructor option of such a name may be
-            None, which makes a tokenizer that has none of these parts and can be used but not trained.
+        training_only: parts that neither codes nor pictures need; a constructor option of such a name may be
+            None where a tokenizer is only used.
     """
 
     views: Mapping[str, View] = MappingProxyType({"images": View(normalised=False)})
@@ -60,6 +60,25 @@ class Tokenizer(Learner):
         """The images that codes stand for, pixels in [0, 1] up to rounding; None (the default) if they stand
         for features."""
         return None
+
+    def load_for_use(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over what codes and pictures need of a state_dict, all of which must be there.
+
+        Raises:
+            ValueError: something is missing, left over or of another shape.
+        """
+        unused = tuple(f"{part}." for part in self.training_only)
+        needed = {name: tensor for name, tensor in weights.items() if not name.startswith(unused)}
+        try:
+            missing, unexpected = self.load_state_dict(needed, strict=False)
+        except RuntimeError as error:
+            raise ValueError(f"its weights do not fit: {error}") from error
+        missing = [name for name in missing if not name.startswith(unused)]
+        if missing or unexpected:
+            raise ValueError(
+                f"its weights do not fit: {', '.join(missing[:4]) or 'nothing'} is missing, "
+                f"{', '.join(unexpected[:4]) or 'nothing'} has no place"
+            )
 
     def view(self, encoder: Encoder) -> View:
         """The images that it is to be given beside those of a student."""

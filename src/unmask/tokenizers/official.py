@@ -147,15 +147,7 @@ def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
 
 def _load(tokenizer: Tokenizer, weights: Mapping[str, Tensor], rename: Callable[[str], str | None]) -> None:
     """All weights to their places; what a tokenizer counts while it learns is not in every file."""
-    unused = tuple(f"{part}." for part in tokenizer.training_only)
-    state = {}
-    for official, tensor in weights.items():
-        ours = rename(official)
-        if ours is not None and not ours.startswith(unused):
-            state[ours] = tensor
     own = tokenizer.state_dict()
     counted = {name: value for name, value in own.items() if ".use." in f".{name}" or value.ndim == 0}
-    try:
-        tokenizer.load_state_dict({**counted, **state}, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"its weights do not fit: {error}") from error
+    named = {ours: tensor for official, tensor in weights.items() if (ours := rename(official)) is not None}
+    tokenizer.load_for_use({**counted, **named})

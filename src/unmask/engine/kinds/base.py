@@ -78,6 +78,9 @@ class Kind(ABC, Generic[Trained]):
             read: the images in a size, on the job's device, as they are stored.
         """
 
+    def conclude(self, job: "Job", learner: Trained, step: int) -> None:
+        """What is still to be drawn into `images/` when a run ends; nothing by default."""
+
     @abstractmethod
     def hand_over(self, job: "Job", learner: Trained, file: str, *, made_by: dict[str, Any]) -> None:
         """Write the result into the run's folder, for use without the run.

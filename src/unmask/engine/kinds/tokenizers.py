@@ -1,6 +1,7 @@
 """Training a tokenizer: nothing is hidden, what counts is how the codes are used."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,11 @@ from torch.nn import functional as F
 
 from unmask.codes.pictures import round_trip_strip
 from unmask.codes.statistics import CodeUse
+from unmask.data import Subset
 from unmask.data.views import as_fractions
+from unmask.engine.files import put
 from unmask.engine.kinds.base import Kind, Read
+from unmask.errors import UserError
 from unmask.export.tokenizer import save_tokenizer
 from unmask.recipes.base import TokenizerRecipe
 from unmask.recipes.build import build_tokenizer
@@ -24,6 +28,8 @@ from unmask.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     from unmask.engine.setup import Job
+
+SHOWN = 2000  # images, of which the codes are drawn
 
 
 class Tokenizers(Kind[Tokenizer]):
@@ -68,6 +74,20 @@ class Tokenizers(Kind[Tokenizer]):
                 return round_trip_strip(learner, as_fractions(read(learner.image_size)))
         finally:
             learner.train(training)
+
+    def conclude(self, job: "Job", learner: Tokenizer, step: int) -> None:
+        """What each code stands for: `images/codes_XXXXXXXX.png`, of some images, evenly spread."""
+        # Imported late: it comes with torchmetrics, which takes two seconds.
+        from unmask.codes.atlas import PATCHES, atlas, sample_places
+
+        count = min(SHOWN, len(job.source))
+        source = Subset(job.source, [index * len(job.source) // count for index in range(count)])
+        bits, workers = job.recipe.data.depth, job.environment["workers"]
+        with suppress(UserError):  # nothing can be read: that was said before
+            sample = sample_places(learner.eval(), source, bits=bits, workers=workers)
+            path = job.folder / "images" / f"codes_{step:08d}.png"
+            path.parent.mkdir(exist_ok=True)
+            put(path, lambda unfinished: atlas(sample, patches=PATCHES).save(unfinished, "PNG"))
 
     def hand_over(self, job: "Job", learner: Tokenizer, file: str, *, made_by: dict[str, Any]) -> None:
         use = read_log(job.folder / "log.jsonl").last("probe").get("codes")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unmask.masking import Grid
 from unmask.targets.frozen import Frozen, Standardise, fingerprint
-from unmask.targets.teacher import Taught, Teacher
+from unmask.targets.teacher import Taught, Teacher, evenly
 
 USUAL_STRIDE = 16
 
@@ -84,10 +84,18 @@ class MapTeacher(Teacher):
             raise ValueError("a network without a class token cannot say which patches matter")
         return Taught(patches=rearrange(self._map(self.standardise(images)), "b d h w -> b (h w) d").float())
 
+    def states(self, images: Float[Tensor, "B C H W"], *, depths: int) -> tuple[Float[Tensor, "B _ _"], ...]:
+        indices = evenly(len(self.model.network.feature_info), depths)
+        maps = self._maps(self.standardise(images), indices)
+        return tuple(rearrange(state, "b d h w -> b (h w) d") for state in maps)
+
     def _map(self, images: Tensor) -> Float[Tensor, "B D h w"]:
-        options: dict[str, Any] = {"intermediates_only": True, "stop_early": True, "output_fmt": "NCHW"}
-        (state,) = self.model.network.forward_intermediates(images, indices=[self.index], **options)
+        (state,) = self._maps(images, [self.index])
         return state
+
+    def _maps(self, images: Tensor, indices: list[int]) -> list[Float[Tensor, "B _ _ _"]]:
+        options: dict[str, Any] = {"intermediates_only": True, "stop_early": True, "output_fmt": "NCHW"}
+        return self.model.network.forward_intermediates(images, indices=indices, **options)
 
     @torch.no_grad()
     def _probe(self, name: str, stride: int, channels: int) -> int:
