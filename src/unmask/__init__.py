@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from unmask.check import check
     from unmask.codes.atlas import codes
     from unmask.colours import colours
+    from unmask.compare import compare
     from unmask.convert import convert
     from unmask.embed import embed
     from unmask.encoders import ENCODERS
@@ -39,6 +40,7 @@ __all__ = [
     "check",
     "codes",
     "colours",
+    "compare",
     "convert",
     "embed",
     "evaluate",
@@ -62,6 +64,7 @@ _HOMES = {
     "check": "unmask.check",
     "codes": "unmask.codes.atlas",
     "colours": "unmask.colours",
+    "compare": "unmask.compare",
     "convert": "unmask.convert",
     "embed": "unmask.embed",
     "evaluate": "unmask.evaluate",

@@ -36,6 +36,28 @@ def convert(
     Console().print(*summary(convert(file, out=out, overrides=key_values(settings or []))), sep="\n")
 
 
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of two runs or more.")],
+    pictures: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Any picture; once for each of several.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Page (.html) or picture (.png) to write.")
+    ] = Path("compare.html"),
+    mask_ratio: Annotated[
+        float | None, typer.Option(help="Share to hide; what the first run hides if not given.")
+    ] = None,
+    seed: RandomSeed = 0,
+) -> None:
+    """Put runs side by side: the same pictures under the same masks, curves, a table."""
+    from unmask.compare import compare
+    from unmask.compare.table import summary
+
+    found = compare(runs, pictures=pictures or [], out=out, mask_ratio=mask_ratio, seed=seed)
+    Console().print(summary(found.rows))
+    typer.echo(found.path)
+
+
 def masks(
     method_or_recipe: Annotated[
         str | None,

@@ -7,7 +7,6 @@ import pytest
 import timm
 import torch
 from torch import Tensor
-from unmask.convert.reading import Checkpoint
 
 from tests.convert.official import case, weights
 from tests.golden.golden import mismatch
@@ -17,6 +16,7 @@ from unmask.convert.units import unit_file
 from unmask.errors import UserError
 from unmask.load import load_encoder, load_pyramid
 from unmask.methods import ITPN, MAE
+from unmask.reading import Checkpoint
 from unmask.runs import load_method
 
 TITLES = {

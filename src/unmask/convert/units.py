@@ -14,8 +14,8 @@ from unmask.convert.names_itpn import (
     itpn_teacher_name,
     mae_hivit_name,
 )
-from unmask.convert.reading import Checkpoint
 from unmask.convert.shapes import Shape, Weights, count, nearest, side_of
+from unmask.reading import Checkpoint
 from unmask.recipes.base import Choice
 
 _WIDTHS = {384: 6, 512: 8, 768: 12}  # heads of the published sizes
