@@ -138,8 +138,9 @@ class TinyTokenizer(Tokenizer):
         self.image_size, self.stride, self.channels = image_size, stride, channels
         self.vocabulary, self.decodes = vocabulary, decodes
         generator = torch.Generator().manual_seed(0)
-        # All of them near grey, so that the squares of noise have different codes.
-        self.colours = nn.Parameter(0.5 + 0.05 * torch.randn(vocabulary, channels, generator=generator))
+        # As near to grey as the means of squares of noise, so that these have different codes.
+        spread = 0.2 / stride * torch.randn(vocabulary, channels, generator=generator)
+        self.colours = nn.Parameter(0.5 + spread)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return {"loss": (self.squares(self.codes(images)) - images).square().mean()}

@@ -44,23 +44,18 @@ def told(name: str, *, whole: bool) -> dict[str, Any]:
     return {key: value for key, value in SETTINGS[name].items() if whole or not key.startswith("method.")}
 
 
-@pytest.fixture(scope="module", params=CASES)
-def name(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-def tokenizer(name: str, tmp_path: Path) -> Path:
+def tokenizer_for(name: str, folder: Path) -> Path:
     """One with as many codes, of random weights."""
     spec = case(name)["info"]["constructor"]
     options = {"vocabulary": spec["vocabulary"], "width": 8, "blocks": 1}
     size = (spec["image_size"] // 2,) * 2
     built = DVAE(image_size=size, channels=3, **options)
     choice = Choice(name="dvae", **options)
-    save_tokenizer(built, tmp_path / "tokenizer", choice=choice, made_by={"step": 1, "steps": 1})
-    return tmp_path / "tokenizer"
+    save_tokenizer(built, folder / "tokenizer", choice=choice, made_by={"step": 1, "steps": 1})
+    return folder / "tokenizer"
 
 
+@pytest.mark.parametrize("name", CASES)
 def test_without_its_tokenizer_it_is_an_encoder(name: str, tmp_path: Path) -> None:
     found = convert(saved(name, tmp_path), out=tmp_path / "out", overrides=told(name, whole=False))
     assert not found.complete and found.facts["left out"] == LEFT_OUT[name]
@@ -75,7 +70,9 @@ def test_without_its_tokenizer_it_is_an_encoder(name: str, tmp_path: Path) -> No
     assert torch.isfinite(features.patches).all()
 
 
-def test_with_its_tokenizer_it_is_the_method(name: str, tokenizer: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_with_its_tokenizer_it_is_the_method(name: str, tmp_path: Path) -> None:
+    tokenizer = tokenizer_for(name, tmp_path)
     settings = told(name, whole=True) | {"method.tokenizer": str(tokenizer)}
     found = convert(saved(name, tmp_path), out=tmp_path / "out", overrides=settings)
     assert found.complete and read_recipe(found.folder).method.options["tokenizer"] == str(tokenizer)
@@ -99,10 +96,9 @@ def test_with_its_tokenizer_it_is_the_method(name: str, tokenizer: Path, tmp_pat
         assert method.teacher is not None and method.align_weight == 2.0
 
 
-def test_a_tokenizer_with_other_codes_is_refused(tokenizer: Path, name: str, tmp_path: Path) -> None:
-    if name != "beit":
-        pytest.skip("one is enough")
-    state = weights(name) | {"lm_head.weight": torch.zeros(7, 32), "lm_head.bias": torch.zeros(7)}
+def test_a_tokenizer_with_other_codes_is_refused(tmp_path: Path) -> None:
+    tokenizer = tokenizer_for("beit", tmp_path)
+    state = weights("beit") | {"lm_head.weight": torch.zeros(7, 32), "lm_head.bias": torch.zeros(7)}
     torch.save({"model": state}, tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"lm_head\.weight \(7, 32\) instead of \(512, 32\)"):
         convert(tmp_path / "a.pth", out=tmp_path / "out", overrides={"method.tokenizer": str(tokenizer)})
