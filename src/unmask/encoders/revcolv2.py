@@ -149,7 +149,8 @@ class RevColViT(nn.Module):
         """Fixed positions of the patches of the present image size."""
         self.grid = self.patch_embed.grid_size
         table = sincos_table(self.grid, self.embed_dim)
-        self.register_buffer("pos_embed", table.to(self.patch_embed.proj.weight.device), persistent=False)
+        # Saved with the weights: libraries that build a model without memory fill in what the file holds.
+        self.register_buffer("pos_embed", table.to(self.patch_embed.proj.weight.device))
 
     @property
     def saver(self) -> MemorySaver | None:
