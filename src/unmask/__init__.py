@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unmask.check import check
+    from unmask.codes.atlas import codes
     from unmask.colours import colours
     from unmask.convert import convert
     from unmask.embed import embed
     from unmask.encoders import ENCODERS
+    from unmask.engine.first_stage import train_tokenizer
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
     from unmask.export import export
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     from unmask.masks import masks
     from unmask.methods import METHODS
     from unmask.recipes import RECIPES
+    from unmask.recipes.trained import load_tokenizer
     from unmask.shrink import shrink
+    from unmask.tokenizers import TOKENIZERS
     from unmask.visualize import reconstruct
 
 __version__ = "0.1.0"
@@ -29,34 +33,42 @@ __all__ = [
     "ENCODERS",
     "METHODS",
     "RECIPES",
+    "TOKENIZERS",
     "check",
+    "codes",
     "colours",
     "convert",
     "embed",
     "evaluate",
     "export",
     "load_encoder",
+    "load_tokenizer",
     "masks",
     "pretrain",
     "reconstruct",
     "shrink",
+    "train_tokenizer",
 ]
 
 _HOMES = {
     "ENCODERS": "unmask.encoders",
     "METHODS": "unmask.methods",
     "RECIPES": "unmask.recipes",
+    "TOKENIZERS": "unmask.tokenizers",
     "check": "unmask.check",
+    "codes": "unmask.codes.atlas",
     "colours": "unmask.colours",
     "convert": "unmask.convert",
     "embed": "unmask.embed",
     "evaluate": "unmask.evaluate",
     "export": "unmask.export",
     "load_encoder": "unmask.load",
+    "load_tokenizer": "unmask.recipes.trained",
     "masks": "unmask.masks",
     "pretrain": "unmask.engine.pretrain",
     "reconstruct": "unmask.visualize",
     "shrink": "unmask.shrink",
+    "train_tokenizer": "unmask.engine.first_stage",
 }
 
 

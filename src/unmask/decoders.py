@@ -16,6 +16,20 @@ from unmask.masking import Grid, Mask
 from unmask.patches import sincos_table
 
 
+def require_sizes(dim: int, depth: int, heads: int) -> None:
+    """
+    Raises:
+        ValueError: no decoder can have these.
+    """
+    if min(dim, heads) < 1 or depth < 0:
+        raise ValueError(
+            f"a decoder needs a positive width, a positive number of heads and no negative depth, not "
+            f"{dim}, {heads} and {depth}"
+        )
+    if dim % heads:
+        raise ValueError(f"a decoder of width {dim} cannot have {heads} heads: choose a divisor of the width")
+
+
 class _Decoder(nn.Module):
     """A narrow ViT over all patches, with fixed sine-cosine positions.
 
@@ -27,23 +41,26 @@ class _Decoder(nn.Module):
         heads: attention heads.
         mlp_ratio: width of the hidden layer of a block, as a multiple of `dim`.
         norm_eps: added to the variance in every norm.
+        first: the axis that comes first in the table of positions: see `sincos_table`.
     """
 
     def __init__(
-        self, grid: Grid, *, prefix: int, dim: int, depth: int, heads: int, mlp_ratio: float, norm_eps: float
+        self,
+        grid: Grid,
+        *,
+        prefix: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        norm_eps: float,
+        first: str = "column",
     ) -> None:
         super().__init__()
-        if min(dim, heads) < 1 or depth < 0:
-            raise ValueError(
-                f"a decoder needs a positive width, a positive number of heads and no negative depth, not "
-                f"{dim}, {heads} and {depth}"
-            )
-        if dim % heads:
-            raise ValueError(
-                f"a decoder of width {dim} cannot have {heads} heads: choose a divisor of the width"
-            )
+        require_sizes(dim, depth, heads)
         self.prefix = prefix
-        self.register_buffer("positions", sincos_table(grid, dim, prefix=prefix), persistent=False)
+        positions = sincos_table(grid, dim, prefix=prefix, first=first)
+        self.register_buffer("positions", positions, persistent=False)
         norm = partial(nn.LayerNorm, eps=norm_eps)
         self.blocks = nn.ModuleList(
             Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)
@@ -105,6 +122,7 @@ class ViTDecoder(_Decoder):
         heads: int = 16,
         mlp_ratio: float = 4.0,
         norm_eps: float = 1e-6,
+        first: str = "column",
     ) -> None:
         super().__init__(
             grid,
@@ -114,6 +132,7 @@ class ViTDecoder(_Decoder):
             heads=heads,
             mlp_ratio=mlp_ratio,
             norm_eps=norm_eps,
+            first=first,
         )
         self.embed_norm = nn.LayerNorm(encoder_dim, eps=norm_eps) if norm_input else nn.Identity()
         self.embed = nn.Linear(encoder_dim, dim)

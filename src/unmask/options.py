@@ -77,7 +77,8 @@ Settings = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Settings: method.*, encoder.*, data.*, optim.*, schedule.*, checkpoint.*, probe.*",
+        help="Settings: method.*, encoder.* (or tokenizer.*), data.*, optim.*, schedule.*, checkpoint.*, "
+        "probe.*",
     ),
 ]
 CheckedRecipe = Annotated[

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+from einops import rearrange
+from torch import Tensor
 
 from tests.tiny import DROPPING, ENCODERS, tiny_encoder
-from unmask.encoders import create_encoder, require_dropping
+from unmask.encoders import Encoder, create_encoder, require_dropping
 from unmask.encoders.swin import fitting_window
 from unmask.errors import UserError
 from unmask.masking import Mask, RandomMask
@@ -45,6 +47,31 @@ def test_the_token_stands_for_hidden_patches(name: str) -> None:
     assert torch.equal(before, after)
     if name != "swinv2":  # its blocks start as the identity: at first, patches of other places do not mix
         assert not torch.equal(before, encoder(images, mask, token + 1).patches)
+
+
+@every_encoder
+def test_hidden_patches_alone_are_what_the_full_pass_makes_of_them(name: str) -> None:
+    encoder, images = tiny_encoder(name), torch.randn(2, 3, 64, 64)
+    token = torch.randn(1, 1, encoder.token_dim)
+    for mask in (
+        RandomMask(ratio=0.6, unit=2)(2, encoder.grid, images.device),
+        Mask.ragged(torch.rand(2, encoder.grid[0] * encoder.grid[1]) < 0.5, encoder.grid),
+    ):
+        weight = torch.randn(2, encoder.dim)[:, None] * hidden_features(mask, encoder)[..., None]
+        gradients = []
+        for patches in (encoder(images, mask, token).patches, encoder.hidden(images, mask, token)):
+            encoder.zero_grad()
+            (patches * weight).sum().backward()
+            gradients.append([p.grad.clone() for p in encoder.parameters() if p.grad is not None])
+            assert torch.isfinite(patches).all()
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+def hidden_features(mask: Mask, encoder: Encoder) -> Tensor:
+    """[B, N], of the output features those of which every patch is hidden."""
+    side = encoder.stride // encoder.patch_size
+    grid = rearrange(mask.hidden, "b (h p w q) -> b (h w) (p q)", h=encoder.feature_grid[0], p=side, q=side)
+    return grid.all(-1)
 
 
 @every_encoder

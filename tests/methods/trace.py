@@ -1,9 +1,10 @@
-"""Trace every method with every encoder as one graph; prints a JSON object of failures.
+"""Trace methods with encoders ("mae-vit", ...) as one graph each; prints a JSON object of failures.
 
 Runs in a process of its own: the shape checks of the other tests wrap every function and would be traced too.
 """
 
 import json
+import sys
 
 import torch
 
@@ -30,4 +31,5 @@ def trace(name: str, encoder: str) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps({f"{name}-{encoder}": trace(name, encoder) for name, encoder in PAIRS}))
+    pairs = {f"{name}-{encoder}": (name, encoder) for name, encoder in PAIRS}
+    print(json.dumps({label: trace(*pairs[label]) for label in sys.argv[1:]}))

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from unmask import __version__
-from unmask.convert.reading import Checkpoint, read_checkpoint
-from unmask.convert.recognise import Finding, recognise
+from unmask.convert.finding import Finding
+from unmask.convert.recognise import recognise
 from unmask.convert.weights import load_official
 from unmask.data.views import imagenet_statistics
 from unmask.encoders import Encoder
@@ -22,6 +22,7 @@ from unmask.engine.run import require_new
 from unmask.errors import UserError
 from unmask.export import save_encoder
 from unmask.methods import Method
+from unmask.reading import Checkpoint, read_checkpoint
 from unmask.recipes.base import Recipe
 from unmask.recipes.build import build_encoder, build_method
 from unmask.recipes.resolve import parse_value, resolve_recipe
@@ -35,7 +36,7 @@ class Converted:
         folder: of the run, or of the encoder.
         facts: what the file is: label -> value, for people.
         notes: what the file does not tell and was taken, and other things to know; sentences.
-        complete: whether there are the method's own weights too, so that it can reconstruct.
+        complete: whether there are the method's own weights too, and it can reconstruct with them.
     """
 
     folder: Path
@@ -54,7 +55,8 @@ def convert(
     decoder is in the file, `reconstruct` take.
 
     Files of MAE (facebookresearch/mae) and SimMIM (microsoft/SimMIM and microsoft/Swin-Transformer), from
-    pre-training or fine-tuning; encoders of BEiT; ViT, BEiT, Swin and SwinV2 in timm's names. Sizes are read
+    pre-training or fine-tuning; CMAE (ZhichengHuang/CMAE); MILAN (zejiangh/MILAN; its decoder where
+    `method.teacher` is named); encoders of BEiT; ViT, BEiT, Swin and SwinV2 in timm's names. Sizes are read
     off the shapes of the weights, and every weight must find its place.
 
     Args:
@@ -73,7 +75,7 @@ def convert(
     checkpoint = read_checkpoint(path)
     given = {key: parse_value(value) for key, value in (overrides or {}).items()}
     try:
-        finding = recognise(checkpoint, path.stem)
+        finding = recognise(checkpoint, path.stem, teacher=given.get("method.teacher"))
         recipe = resolve_recipe(finding.recipe, overrides=given)
         built = _build(finding, recipe)
     except ValueError as error:
@@ -94,7 +96,7 @@ def convert(
         folder=folder,
         facts=_facts(finding, checkpoint, recipe, encoder),
         notes=(*_guesses(finding, recipe, given), *finding.notes),
-        complete=finding.complete,
+        complete=isinstance(built, Method) and type(built).reconstruct is not Method.reconstruct,
     )
 
 
@@ -103,7 +105,7 @@ def _build(finding: Finding, recipe: Recipe) -> Method | Encoder:
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn first, which should disturb nobody
         built = build_method(recipe) if finding.complete else build_encoder(recipe)
     whole = built if isinstance(built, Method) else nn.ModuleDict({"encoder": built})
-    load_official(whole, finding.weights, finding.rename)
+    load_official(whole, finding.weights, finding.rename, kept=finding.kept)
     return built.eval()
 
 

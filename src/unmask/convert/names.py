@@ -8,8 +8,9 @@ that of our own buffer, so that they can be compared.
 import re
 from collections.abc import Callable
 
-# Endings of tensors that follow from the sizes of a model; files may hold them or not.
-DERIVED = ("relative_position_index", "relative_coords_table", "attn_mask")
+# Endings of tensors that follow from the sizes of a model; files may hold them or not. The last describes a
+# teacher, whose weights are in no file of a method.
+DERIVED = ("relative_position_index", "relative_coords_table", "attn_mask", "_extra_state")
 
 
 def mae_name(official: str) -> str:

@@ -107,8 +107,13 @@ def _vit(weights: Weights) -> Shape:
         own["class_token"] = False
     positions = weights["pos_embed"]
     side = _side(positions.shape[1] - prefix, "its position table")
-    fixed = sincos_table((side, side), own["embed_dim"], prefix=prefix) if own["embed_dim"] % 4 == 0 else None
-    if fixed is not None and torch.allclose(positions.float(), fixed, rtol=0, atol=1e-5):
+    if own["embed_dim"] % 4 == 0 and any(
+        torch.allclose(positions.float(), table, rtol=0, atol=1e-5)
+        for table in (
+            sincos_table((side, side), own["embed_dim"], prefix=prefix, first=first)
+            for first in ("column", "row")
+        )
+    ):
         own |= {"position": "sincos", "init": "mae"}
     image_size = (side * own["patch_size"],) * 2
     encoder = _nearest(_VITS, own)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unmask.data.arrays import Bits
+from unmask.data.colour import ColourChange
 from unmask.data.files import Source
 from unmask.data.samples import ORDER_STREAM, AugmentedImages, CentreImages, Samples
 from unmask.data.views import Augment, Interpolation, View
@@ -74,6 +75,9 @@ class PretrainLoader:
             )
         if not views:
             raise ValueError("A method needs at least one view.")
+        for name, view in views.items():
+            if view.colour is not None:
+                _check_colour(name, view.colour, augment)
         assert 0 <= rank < world_size
         together = batch_size * world_size
         if len(source) < together:
@@ -156,6 +160,16 @@ class EvaluationLoader:
             if samples.tensors:
                 indices = samples.tensors["indices"]
                 yield samples.tensors["images"], None if labels is None else labels[indices], indices
+
+
+def _check_colour(name: str, colour: ColourChange, augment: Augment) -> None:
+    try:
+        colour.check(augment.channels, augment.bits)
+    except ValueError as error:
+        raise ValueError(
+            f"the view {name} of the method: {error}. Use data.bits=8 for deeper colour pictures, or switch "
+            "the change of colours off among the method's options."
+        ) from error
 
 
 def allowed_bad(count: int, max_bad: float) -> int:

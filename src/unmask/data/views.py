@@ -25,6 +25,7 @@ from unmask.data.arrays import (
     resize,
     resize_box,
 )
+from unmask.data.colour import ColourChange
 from unmask.data.decode import load_crop, load_pixels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -44,6 +45,7 @@ class View:
         shift: the window lies up to this many pixels (of the recipe's image size) right of and below the
             window of the unshifted views, drawn evenly and apart for the two directions (CMAE's target view:
             31).
+        colour: a change of colours and blur of this view alone (CMAE's target view).
         normalised: by the data set's mean and standard deviation, as the encoder sees it; False leaves pixels
             in [0, 1], for teachers and tokenizers that normalise in their own way.
     """
@@ -51,6 +53,7 @@ class View:
     scale: float = 1.0
     interpolation: Interpolation | None = None
     shift: int = 0
+    colour: ColourChange | None = None
     normalised: bool = True
 
     def __post_init__(self) -> None:
@@ -64,7 +67,7 @@ class View:
 
 @dataclass(frozen=True)
 class Augment:
-    """The random crop and flip that all views of a sample share.
+    """The random crop, flip and change of colours that all views of a sample share.
 
     Args:
         image_size: (height, width) of a view of scale 1, in pixels.
@@ -75,6 +78,8 @@ class Augment:
         flip: mirror every second sample, left to right.
         channels: 1 (grey), 3 (RGB), 4 (RGBA), or as many as the pictures have.
         bits: of a channel: 8, 16, or 32 (floating point).
+        colour: a change of colours that all views share (BEiT). Contrast is about the mean of the crop, as
+            the rest of the picture is not decoded.
     """
 
     image_size: tuple[int, int]
@@ -84,6 +89,7 @@ class Augment:
     interpolation: Interpolation = "bicubic"
     channels: int = 3
     bits: Bits = 8
+    colour: ColourChange | None = None
 
     def __post_init__(self) -> None:
         if min(self.image_size) < 1:
@@ -99,6 +105,8 @@ class Augment:
         if self.channels < 1:
             raise ValueError(f"channels must be 1 or more, not {self.channels}.")
         _check_interpolation(self.interpolation)
+        if self.colour is not None:
+            self.colour.check(self.channels, self.bits)
 
 
 def make_views(
@@ -106,7 +114,8 @@ def make_views(
 ) -> dict[str, Shaped[Tensor, "C h w"]]:
     """Every view of one random crop of the picture; all randomness comes from the generator.
 
-    A JPEG from ``open_picture`` is decoded only at the resolution that this crop needs, and stays so.
+    A JPEG from ``open_picture`` is decoded only at the resolution that this crop needs, and stays so. Views
+    of the same size and interpolation are resized once, and may share memory.
 
     Raises:
         DecodeError: the pixels are broken or truncated.
@@ -127,17 +136,23 @@ def make_views(
     else:
         crop = load_crop(image, box, augment.channels, shrink=shrink)
         resized = _resize_rgba if augment.channels == 4 else resize
+    recolour = None if augment.colour is None else augment.colour.draw(generator)
+    canvases: dict[tuple[int, int, Interpolation], Tensor] = {}
     result = {}
     for name, view in views.items():
         rows, columns = scaled(height, view.scale), scaled(width, view.scale)
         spare = round(margin * view.scale)
-        interpolation = view.interpolation or augment.interpolation
-        canvas = resized(crop, (rows + spare, columns + spare), interpolation)
-        canvas = canvas.flip(-1) if flip else canvas
+        key = rows + spare, columns + spare, view.interpolation or augment.interpolation
+        if key not in canvases:
+            canvas = resized(crop, key[:2], key[2])
+            canvas = canvas.flip(-1) if flip else canvas
+            canvases[key] = canvas if recolour is None else recolour(canvas)
         # Python's numbers: rounding one of NumPy's takes longer than mirroring the view.
         shifts = generator.integers(0, view.shift, size=2, endpoint=True).tolist()
         row, column = (round(shift * view.scale) for shift in shifts)
-        result[name] = canvas[:, row : row + rows, column : column + columns].contiguous()
+        window = canvases[key][:, row : row + rows, column : column + columns]
+        window = window if view.colour is None else view.colour.draw(generator)(window)
+        result[name] = window.contiguous()
     return result
 
 

@@ -25,7 +25,7 @@ from unmask.encoders.revcol_encoder import RevColEncoder
 from unmask.encoders.revcolv2 import RevColViT
 from unmask.encoders.revcolv2_encoder import RevColViTEncoder
 from unmask.encoders.swin import SwinEncoder, fitting_window
-from unmask.encoders.vit import BeitEncoder, EvaEncoder, ViTEncoder
+from unmask.encoders.vit import EvaEncoder, ViTEncoder, beit_encoder
 from unmask.errors import UserError
 
 __all__ = ["ENCODERS", "DroppingEncoder", "Encoder", "Features", "create_encoder", "require_dropping"]
@@ -34,7 +34,7 @@ __all__ = ["ENCODERS", "DroppingEncoder", "Encoder", "Features", "create_encoder
 ENCODERS: dict[type[nn.Module], tuple[Callable[..., Encoder], dict[str, Any]]] = {
     VisionTransformer: (ViTEncoder, {"global_pool": "avg", "fc_norm": False, "dynamic_img_size": False}),
     Eva: (EvaEncoder, {"global_pool": "avg", "use_fc_norm": False, "dynamic_img_size": False}),
-    Beit: (BeitEncoder, {"global_pool": "token"}),
+    Beit: (beit_encoder, {"global_pool": "token"}),
     SwinTransformer: (SwinEncoder, {}),
     SwinTransformerV2: (SwinEncoder, {}),
     HiViT: (HiViTEncoder, {}),
@@ -80,8 +80,9 @@ def create_encoder(
         image_size: height and width in pixels, multiples of the encoder's stride.
         channels: of the input images.
         pretrained: start from timm's weights of that name (fetched from the Hugging Face hub if not cached).
-        position: "learned" or "sincos", for plain ViTs that are not pretrained.
-        init: "mae" or "beit", the papers' initial weights unless pretrained; None is timm's own.
+        position: "learned" or "sincos", for models that are not pretrained: plain ViTs (MAE's table), and
+            BEiT-style ones with a table of positions and no relative ones (CAE's).
+        init: "mae", "beit" or "cae", the papers' initial weights unless pretrained; None is timm's own.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         options: passed on to timm (`embed_dim`, `window_size`, `init_values`, `reg_tokens`, ...).
 
@@ -123,7 +124,7 @@ def create_encoder(
     architecture = {"model_name": name.split(".")[0], **arguments}
     # Published weights bring their own positions and values.
     placed = {} if position == "learned" or pretrained else {"position": position}
-    if placed and adapter is not ViTEncoder:
+    if placed and adapter not in (ViTEncoder, beit_encoder):
         raise UserError(f"encoder.position={position} is for plain ViTs; {name} has positions of its own")
     try:
         encoder = adapter(model, architecture=architecture, **placed)

@@ -154,6 +154,15 @@ class Encoder(nn.Module, ABC):
             take: blocks (stages) whose raw output is wanted in `taps`; negative ones count from the end.
         """
 
+    def hidden(
+        self, images: Float[Tensor, "B C H W"], mask: Mask, token: Float[Tensor, "1 1 E"]
+    ) -> Float[Tensor, "B N D"]:
+        """What `forward` says of hidden patches; at visible ones anything finite.
+
+        For methods that score hidden patches only: an encoder may leave out what only the others need.
+        """
+        return self(images, mask, token).patches
+
     def _tap_indices(self, take: Sequence[int]) -> list[int]:
         for index in take:
             if not -self.depth <= index < self.depth:

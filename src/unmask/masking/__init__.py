@@ -9,7 +9,18 @@ grid, device)`; they draw from the device's default generator, which the engine 
 """
 
 from unmask.masking.distance import average_distance
+from unmask.masking.importance import ImportanceMask, WeighableMask
 from unmask.masking.mask import Grid, Mask
 from unmask.masking.samplers import BlockMask, RandomMask, SquareMask, hidden_count
 
-__all__ = ["BlockMask", "Grid", "Mask", "RandomMask", "SquareMask", "average_distance", "hidden_count"]
+__all__ = [
+    "BlockMask",
+    "Grid",
+    "ImportanceMask",
+    "Mask",
+    "RandomMask",
+    "SquareMask",
+    "WeighableMask",
+    "average_distance",
+    "hidden_count",
+]

@@ -38,6 +38,7 @@ from unmask.encoders.hivit_encoder import HiViTEncoder
 from unmask.encoders.itpn import Pyramid
 from unmask.masking import Mask, RandomMask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.targets.average import MovingAverage
 from unmask.targets.patches import PatchPixels
 
@@ -59,6 +60,16 @@ class ITPN(Method):
         rounding: how many units a ratio is; "mae_official" is the official code's floating-point floor.
         shifted_positions: resize the position table as the official code does.
     """
+
+    card = Card(
+        title="iTPN",
+        target="pixels, and features of an EMA of the backbone at three scales",
+        normalisation="mean and deviation of each patch; of each feature",
+        student="visible patches only (HiViT)",
+        head="feature pyramid, then a Transformer, 8 blocks of width 512",
+        loss="L2 + 0.3 x L2 of the features, hidden patches",
+        masking="random patches, 75 %",
+    )
 
     def __init__(
         self,
@@ -130,6 +141,18 @@ class ITPN(Method):
     def after_step(self, step: int, total: int) -> None:
         if self.teacher is not None:
             self.teacher.follow(self.encoder)
+
+    def predict_features(
+        self, images: Float[Tensor, "B C H W"], *, mask: Mask
+    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]] | None:
+        """Of the coarsest scale."""
+        if self.teacher is None:
+            return None
+        seen = self.encoder.visible(images, mask)
+        prediction = self.feature_heads[-1](self.decoder(self.pyramid(seen.pyramid), mask)).float()
+        target = self.feature_targets(images, mask)[-1]
+        unknown = torch.full_like(prediction, torch.nan)
+        return prediction, mask.restore(mask.visible(unknown), target)
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"]:
         seen = self.encoder.visible(images, mask)

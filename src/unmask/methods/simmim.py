@@ -29,14 +29,15 @@ from pathlib import Path
 from typing import Literal
 
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn, zeros
+from torch import Tensor
 
 from unmask.data.views import imagenet_statistics
 from unmask.encoders.base import Encoder, ImageSize, height_and_width, require_busy
-from unmask.encoders.initialise import initialise_token
-from unmask.heads import HeadName, create_head
+from unmask.encoders.initialise import mask_token
+from unmask.heads import LOCAL_HEADS, HeadName, create_head
 from unmask.masking import BlockMask, Mask, RandomMask, SquareMask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.patches import normalise_locally, visible_statistics
 from unmask.targets import Bins, Cells, Clusters, Pixels, Target, read_colours
 from unmask.targets.pixels import LossName
@@ -79,6 +80,16 @@ class SimMIM(Method):
         std: likewise.
     """
 
+    card = Card(
+        title="SimMIM",
+        target="pixels",
+        normalisation="none",
+        student="a token for each hidden patch (any encoder)",
+        head="one matrix",
+        loss="L1, hidden pixels",
+        masking="random squares of 32 pixels, 60 %",
+    )
+
     def __init__(
         self,
         encoder: Encoder,
@@ -118,21 +129,27 @@ class SimMIM(Method):
         statistics = imagenet_statistics(encoder.channels, mean, std)
         self.colours = _colours(target, loss, bins, colours, *statistics)
         _require_few(self.colours, encoder, self.cells)
-        self.token = nn.Parameter(zeros(1, 1, encoder.token_dim))
-        initialise_token(self.token, encoder)
+        self.token = mask_token(encoder)
+        self.local_head = head in LOCAL_HEADS
         self.head = create_head(head, encoder, outputs=self.colours.outputs, cell=self.cells.size)
 
     def forward(self, images: Float[Tensor, "B C H W"], *, mask: Mask | None = None) -> dict[str, Tensor]:
         # mask
         mask = self.draw(images) if mask is None else mask
         # encode
-        seen = self.encoder(images, mask, self.token)
+        seen = self.encode(images, mask)
         # predict
-        prediction = self.head(seen.patches)
+        prediction = self.head(seen)
         # target
         target = self.target(images, mask)
         # compare
         return {"loss": self.average(self.colours.error(prediction.float(), target), mask)}
+
+    def encode(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B N D"]:
+        """Features of all patches; or of the hidden ones, where no others are scored or looked at."""
+        if self.local_head and self.scope == "hidden":
+            return self.encoder.hidden(images, mask, self.token)
+        return self.encoder(images, mask, self.token).patches
 
     def target(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Shaped[Tensor, "B c h w"]:
         """What every cell should be predicted as; of one that is partly hidden, its hidden pixels."""

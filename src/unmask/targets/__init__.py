@@ -4,5 +4,20 @@ from unmask.targets.base import Target
 from unmask.targets.colours import Bins, Clusters, read_colours
 from unmask.targets.patches import PatchPixels
 from unmask.targets.pixels import Cells, Pixels
+from unmask.targets.teacher import Taught, Teacher
+from unmask.targets.teachers import EncoderTeacher, MapTeacher, create_teacher
 
-__all__ = ["Bins", "Cells", "Clusters", "PatchPixels", "Pixels", "Target", "read_colours"]
+__all__ = [
+    "Bins",
+    "Cells",
+    "Clusters",
+    "EncoderTeacher",
+    "MapTeacher",
+    "PatchPixels",
+    "Pixels",
+    "Target",
+    "Taught",
+    "Teacher",
+    "create_teacher",
+    "read_colours",
+]

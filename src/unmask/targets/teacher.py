@@ -1,15 +1,18 @@
 """What a method knows of a frozen network whose features are to be predicted."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from unmask.data.views import View
 from unmask.encoders.base import Encoder
+from unmask.errors import UserError
 from unmask.masking import Grid
 
 
@@ -30,8 +33,10 @@ class Taught:
 
 
 class Teacher(nn.Module, ABC):
-    """A frozen network: never trained, always in evaluation mode, without gradients, in float32 or its own
-    precision. It normalises images itself.
+    """A frozen network: never trained, always in evaluation mode, without gradients. It normalises images
+    itself, and computes in float32 or, under autocast, as that says; what it hands over is float32.
+
+    Checkpoints hold its description, not its weights, where these are `Frozen`.
 
     Attributes:
         image_size: height and width in pixels of the images that it takes.
@@ -40,6 +45,7 @@ class Teacher(nn.Module, ABC):
         has_cls: whether it has a class token.
         description: what decides its features (name, weights, normalisation, activation, tap, projection,
             grid), as plain data; kept in checkpoints and compared when one is read.
+        introduction: what a person should know who trains with it; a sentence or more, may be empty.
     """
 
     image_size: tuple[int, int]
@@ -47,6 +53,7 @@ class Teacher(nn.Module, ABC):
     dim: int
     has_cls: bool
     description: Mapping[str, Any]
+    introduction: str = ""
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "B C H W"], *, importance: bool = False) -> Taught:
@@ -60,9 +67,51 @@ class Teacher(nn.Module, ABC):
             ValueError: importance is asked of a network without attention of a class token.
         """
 
+    def states(self, images: Float[Tensor, "B C H W"], *, depths: int) -> tuple[Float[Tensor, "B _ _"], ...]:
+        """What it computes on the way, places by features; gradients pass through to the images.
+
+        Args:
+            images: of `image_size`, pixels in [0, 1].
+            depths: how many, evenly spread, the last included; fewer if it has fewer.
+
+        Raises:
+            ValueError: it does not show them (the default).
+        """
+        raise ValueError(f"a {type(self).__name__} does not show what it computes on the way")
+
     def train(self, mode: bool = True) -> "Teacher":
         return super().train(False)
 
     def view(self, encoder: Encoder) -> View:
         """The images that it is to be given beside those of a student."""
         return View(scale=self.image_size[0] / encoder.image_size[0], normalised=False)
+
+    def get_extra_state(self) -> Tensor:
+        """The description, as a tensor of bytes, so that it fits into any file of weights."""
+        text = json.dumps(dict(self.description), sort_keys=True)
+        return torch.frombuffer(bytearray(text, "utf-8"), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing is taken over: the teacher must be the one that the weights were trained with.
+
+        Raises:
+            UserError: it is another one; with all that differs.
+        """
+        saved = json.loads(bytes(state.tolist()))
+        own = json.loads(json.dumps(dict(self.description)))
+        changed = [
+            f"{key} was {saved.get(key, 'not known')}, not {own.get(key, 'not known')}"
+            for key in {**saved, **own}
+            if saved.get(key) != own.get(key)
+        ]
+        if changed:
+            raise UserError(
+                f"these weights were trained with another teacher: its {'; its '.join(changed)}. Bring the "
+                "former teacher back, or start a new run."
+            )
+
+
+def evenly(depth: int, count: int) -> list[int]:
+    """At most `count` indices of `depth` layers, evenly spread, the last included."""
+    count = min(count, depth)
+    return [-(-depth * number // count) - 1 for number in range(1, count + 1)]

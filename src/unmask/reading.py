@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -125,6 +125,12 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _pytorch(path: Path) -> Any:
+    if _is_torchscript(path):
+        raise UserError(
+            f"{path} is a TorchScript archive, a program with its weights, as OpenAI publishes CLIP; it was "
+            'not opened. If you trust its source, save the weights alone: python -c "import torch; '
+            f"torch.save(torch.jit.load('{path.name}', map_location='cpu').state_dict(), 'weights.pt')\""
+        )
     with torch.serialization.safe_globals(READ_AS), warnings.catch_warnings(action="ignore"):
         try:
             # Mapped where the format can be: the optimiser's states, which nobody asks for, are not read.
@@ -148,6 +154,14 @@ def _pytorch(path: Path) -> Any:
         f"{path} is damaged or no PyTorch file: {reason}. It begins with {start!r}; a page of text is a "
         "download that went wrong."
     )
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether a file holds code beside its tensors."""
+    if not is_zipfile(path):
+        return False
+    with ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _wanted(path: Path, error: UnpicklingError) -> list[str]:

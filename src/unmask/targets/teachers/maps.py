@@ -1,0 +1,128 @@
+"""Networks with feature maps as teachers: CNNs and hierarchical networks of timm."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unmask.masking import Grid
+from unmask.targets.frozen import Frozen, Standardise, fingerprint
+from unmask.targets.teacher import Taught, Teacher, evenly
+
+USUAL_STRIDE = 16
+
+
+class MapTeacher(Teacher):
+    """One feature map of a timm model; what follows it is not computed.
+
+    The size of its images follows from the grid: `stride` pixels for each of the student's features.
+
+    Args:
+        model: of timm, with `forward_intermediates`.
+        grid: rows and columns of the student's features.
+        stride: of the map; None is 16 if there is one, otherwise the coarsest.
+        mean: of pixels in [0, 1], a channel, that its images were normalised with.
+        std: likewise.
+        name: what to call it, in checkpoints.
+        channels: of the student's images; 1 is repeated for more.
+        trained_on: what its weights learned from, for people.
+        advice: what else a person should know; sentences.
+
+    Raises:
+        ValueError: a stride that it does not have, or images that it cannot take.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        grid: Grid,
+        stride: int | None = None,
+        mean: Sequence[float],
+        std: Sequence[float],
+        name: str,
+        channels: int = 3,
+        trained_on: str = "",
+        advice: str = "",
+    ) -> None:
+        super().__init__()
+        maps = strides_of(model)
+        if stride is None:
+            stride = USUAL_STRIDE if USUAL_STRIDE in maps else max(maps)
+        if stride not in maps:
+            offered = ", ".join(f"@{one}" for one in sorted(maps))
+            raise ValueError(f"{name} has no map of stride {stride}; behind its name can stand {offered}")
+        self.index = maps[stride]
+        self.grid = grid
+        self.image_size = (grid[0] * stride, grid[1] * stride)
+        self.has_cls = False
+        self.standardise = Standardise(mean, std, channels=channels)
+        self.model = Frozen(model)
+        self.dim = self._probe(name, stride, len(mean))
+        self.description = {
+            "name": name,
+            "weights": fingerprint(model),
+            "mean": list(mean),
+            "std": list(std),
+            "tap": f"map of stride {stride}",
+            "projection": None,
+            "image_size": list(self.image_size),
+            "grid": list(grid),
+        }
+        learned = f", trained on {trained_on}" if trained_on else ""
+        self.introduction = (
+            f"Teacher: {name}{learned}; {self.dim} features for each of {grid[0]} x {grid[1]} places of "
+            f"{self.image_size[0]} x {self.image_size[1]} pixels, its map of stride {stride}."
+        ) + (f" {advice}" if advice else "")
+
+    @torch.no_grad()
+    def forward(self, images: Float[Tensor, "B C H W"], *, importance: bool = False) -> Taught:
+        if importance:
+            raise ValueError("a network without a class token cannot say which patches matter")
+        return Taught(patches=rearrange(self._map(self.standardise(images)), "b d h w -> b (h w) d").float())
+
+    def states(self, images: Float[Tensor, "B C H W"], *, depths: int) -> tuple[Float[Tensor, "B _ _"], ...]:
+        indices = evenly(len(self.model.network.feature_info), depths)
+        maps = self._maps(self.standardise(images), indices)
+        return tuple(rearrange(state, "b d h w -> b (h w) d") for state in maps)
+
+    def _map(self, images: Tensor) -> Float[Tensor, "B D h w"]:
+        (state,) = self._maps(images, [self.index])
+        return state
+
+    def _maps(self, images: Tensor, indices: list[int]) -> list[Float[Tensor, "B _ _ _"]]:
+        options: dict[str, Any] = {"intermediates_only": True, "stop_early": True, "output_fmt": "NCHW"}
+        return self.model.network.forward_intermediates(images, indices=indices, **options)
+
+    @torch.no_grad()
+    def _probe(self, name: str, stride: int, channels: int) -> int:
+        """Width of the map, from one empty image: not every network takes every size."""
+        sides = f"{self.image_size[0]} x {self.image_size[1]}"
+        try:
+            state = self._map(torch.zeros(1, channels, *self.image_size))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise ValueError(
+                f"{name} cannot take the images of {sides} pixels that a grid of {self.grid[0]} x "
+                f"{self.grid[1]} features at stride {stride} needs: {error}"
+            ) from error
+        if tuple(state.shape[2:]) != self.grid:
+            raise ValueError(
+                f"{name} turns images of {sides} pixels into a map of {state.shape[2]} x {state.shape[3]}, "
+                f"and not into the student's grid of {self.grid[0]} x {self.grid[1]}"
+            )
+        return state.shape[1]
+
+
+def strides_of(model: Any) -> dict[int, int]:
+    """Stride -> index of the last feature map that has it.
+
+    Raises:
+        ValueError: a network without maps.
+    """
+    try:
+        return {info["reduction"]: index for index, info in enumerate(model.feature_info)}
+    except AttributeError as error:
+        raise ValueError(f"a {type(model).__name__} has no feature maps that timm can hand over") from error
