@@ -25,8 +25,6 @@ def test_without_a_mask_it_is_the_timm_model(name: str) -> None:
     model.load_state_dict(encoder.model.state_dict(), strict=True)
     images = torch.randn(2, 4, *SIZE)
     features, reference = encoder(images), model.forward_features(images)
-    if name == "revcol":  # [B, D, h, w], as convolutional networks of timm have it
-        reference = reference.permute(0, 2, 3, 1)
     reference = reference.flatten(1, 2) if reference.ndim == 4 else reference
     prefix = reference.shape[1] - features.patches.shape[1]
     assert features.patches.shape == (2, encoder.feature_grid[0] * encoder.feature_grid[1], encoder.dim)
