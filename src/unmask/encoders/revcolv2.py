@@ -278,7 +278,7 @@ def revcolv2_small_patch16_224(pretrained: bool = False, **options: Any) -> RevC
 
 
 def revcolv2_base_patch16_224(pretrained: bool = False, **options: Any) -> RevColViT:
-    """For RevColV2-B, whose 88 M parameters are known and whose shape is not: 86.5 M parameters."""
+    """For RevColV2-B, of 88 M parameters (recalled, unverified) and unknown shape: 86.5 M parameters."""
     sizes = {"embed_dim": 640, "num_heads": 10}
     return _build("revcolv2_base_patch16_224", pretrained, sizes, options)
 
