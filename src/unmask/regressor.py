@@ -2,6 +2,7 @@
 codes are."""
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -141,7 +142,7 @@ class LatentDecoder(nn.Module):
         super().__init__()
         require_sizes(dim, depth, heads)
         self.register_buffer("positions", sincos_table(grid, dim, first="row"), persistent=False)
-        norm = partial(nn.LayerNorm, eps=norm_eps)
+        norm: Any = partial(nn.LayerNorm, eps=norm_eps)
         self.blocks = nn.ModuleList(
             Block(dim, heads, qkv_bias=True, mlp_ratio=mlp_ratio, init_values=layer_scale, norm_layer=norm)
             for _ in range(depth)

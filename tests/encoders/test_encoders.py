@@ -80,8 +80,9 @@ def test_taps_and_pyramid(name: str) -> None:
     assert len(first) == len(last) == 2
     if features.pyramid:
         strides = [SIZE[0] // level.shape[2] for level in features.pyramid]
-        families = {"hivit": [4, 8, 16], "revcolv2": [8, 8, 8]}
-        assert strides == families.get(name.split("_")[0], [4, 8, 16, 32])
+        known = {key: [4, 8, 16] for key in ("hivit", "hivit_bias", "fast_itpn")}
+        known |= {key: [8] * 4 for key in ("revcolv2", "revcolv2_up")}
+        assert strides == known.get(name, [4, 8, 16, 32])
         assert torch.equal(features.pyramid[-1].flatten(2).mT, last)
     with pytest.raises(ValueError, match="0 to"):
         encoder(torch.randn(2, 3, *SIZE), take=(encoder.depth,))

@@ -23,6 +23,7 @@ PARAMETERS = {  # computed from the official code
     "mae_vit_large_800ep": 329_239_296,
     "mae_vit_huge_1600ep": 656_613_964,
     "milan_vit_base_400ep": 111_524_352,
+    "itpn_base_clip_300ep": 88_738_288,
     "simmim_swin_base_100ep": 89_874_104,
     "simmim_swin_large_800ep": 199_881_204,
     "simmim_vit_base_800ep": 86_256_720,

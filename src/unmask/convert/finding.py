@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -16,6 +17,10 @@ PUBLISHED = {
     ("mae", "ViT"): "mae_vit_base_800ep",
     ("milan", "ViT"): "milan_vit_base_400ep",
     ("cmae", "ViT"): "cmae_vit_base_800ep",
+    ("mae", "HiViT"): "mae_hivit_base_1600ep",
+    ("mae", "Fast-iTPN"): "mae_hivit_base_1600ep",
+    ("itpn", "HiViT"): "itpn_base_400ep",
+    ("itpn_teacher", "HiViT"): "itpn_base_clip_300ep",
     ("simmim", "BEiT"): "simmim_vit_base_800ep",
     ("simmim", "Swin"): "simmim_swin_base_800ep",
     ("simmim", "SwinV2"): "simmim_swinv2_base_800ep",
@@ -35,6 +40,7 @@ class Finding:
         family: of the encoder.
         recipe: method, encoder and images; of an encoder alone only the last two count.
         complete: whether the method's own weights are there too, and not the encoder's only.
+        pyramid: what builds the feature pyramid, where an encoder alone comes with one.
         weights: those that are converted.
         rename: official name -> ours.
         kept: starts of our names, of parts of the method that no such file has.
@@ -50,6 +56,7 @@ class Finding:
     weights: Mapping[str, Tensor]
     rename: Callable[[str], str]
     guessed: Mapping[str, str]
+    pyramid: Mapping[str, Any] | None = None
     kept: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

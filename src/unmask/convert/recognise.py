@@ -10,6 +10,7 @@ from unmask.convert.finding import IMAGENET, MASK_TOKEN, Finding, recipe_like
 from unmask.convert.milan import is_milan, recognise_milan
 from unmask.convert.names import encoder_name, mae_name, simmim_name, swin_name
 from unmask.convert.shapes import Shape, count, shape_of
+from unmask.convert.units import UnitFile, unit_file
 from unmask.encoders.clip import PROJECTION, is_clip, tower_of
 from unmask.reading import Checkpoint
 from unmask.recipes.base import Choice
@@ -40,13 +41,16 @@ def recognise(checkpoint: Checkpoint, name: str, *, teacher: str | None = None) 
         return _clip(weights, name)
     if is_cmae(weights):
         return recognise_cmae(weights, name)
+    units = unit_file(checkpoint)
+    if units is not None:
+        return _units(units, name)
     shape = shape_of(weights)
     if shape is None:
         seen = ", ".join(list(weights)[:6])
         raise ValueError(
             f"its {len(weights)} tensors are named like {seen}. Known are the pre-training and fine-tuning "
-            "files of MAE, SimMIM, MILAN and CMAE, the encoder of BEiT, CLIP with a ViT, and ViT, BEiT, Swin "
-            "and SwinV2 in timm's names"
+            "files of MAE, SimMIM, MILAN, CMAE, HiViT, iTPN and Fast-iTPN, the encoder of BEiT, CLIP with a "
+            "ViT, and ViT, BEiT, Swin and SwinV2 in timm's names"
         )
     if is_milan(weights):
         return recognise_milan(weights, shape, name, teacher=teacher)
@@ -150,6 +154,23 @@ def _encoder(weights: Mapping[str, Tensor], shape: Shape, name: str) -> Finding:
         guessed=shape.guessed,
         left_out=(*left_out, *(name for name in (MASK_TOKEN,) if name in weights)),
         notes=tuple(notes),
+    )
+
+
+def _units(found: UnitFile, name: str) -> Finding:
+    """Of HiViT, iTPN and Fast-iTPN."""
+    known = found.complete or found.method.name == "itpn_teacher"  # of what their images were normalised by
+    return Finding(
+        title=found.title,
+        family=found.shape.family,
+        recipe=recipe_like(name, found.method, found.shape),
+        complete=found.complete,
+        weights=found.weights,
+        rename=found.rename,
+        guessed=found.guessed,
+        pyramid=found.pyramid,
+        left_out=found.left_out,
+        notes=found.notes if known else (IMAGENET, *found.notes),
     )
 
 

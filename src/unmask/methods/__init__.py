@@ -6,6 +6,7 @@ from unmask.methods.beitv2 import BEiTv2
 from unmask.methods.cae import CAE
 from unmask.methods.cmae import CMAE
 from unmask.methods.itpn import ITPN
+from unmask.methods.itpn_teacher import ITPNTeacher
 from unmask.methods.mae import MAE
 from unmask.methods.milan import MILAN
 from unmask.methods.peco import PeCo
@@ -21,6 +22,7 @@ __all__ = [
     "MILAN",
     "BEiT",
     "BEiTv2",
+    "ITPNTeacher",
     "Method",
     "PeCo",
     "RevColV2",
@@ -37,5 +39,6 @@ METHODS: dict[str, type[Method]] = {
     "milan": MILAN,
     "cmae": CMAE,
     "itpn": ITPN,
+    "itpn_teacher": ITPNTeacher,
     "revcolv2": RevColV2,
 }

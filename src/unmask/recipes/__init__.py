@@ -2,7 +2,20 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import beit, beitv2, cae, cmae, itpn, mae, milan, peco, revcolv2, simmim, tokenizers
+from unmask.recipes import (
+    beit,
+    beitv2,
+    cae,
+    cmae,
+    itpn,
+    itpn_teacher,
+    mae,
+    milan,
+    peco,
+    revcolv2,
+    simmim,
+    tokenizers,
+)
 from unmask.recipes.base import Recipe, TokenizerRecipe
 
 __all__ = [
@@ -56,6 +69,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         cmae.cmae_vit_base_300ep,
         cmae.cmae_vit_base_800ep,
         cmae.cmae_vit_base_1600ep,
+        itpn_teacher.itpn_base_clip_300ep,
+        itpn_teacher.itpn_base_clip_800ep,
+        itpn_teacher.itpn_large_clip_300ep,
         revcolv2.revcolv2_base_1600ep,
         revcolv2.revcolv2_large_1600ep,
     )
@@ -72,6 +88,7 @@ DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "itpn": itpn.default,
     "milan": milan.default,
     "cmae": cmae.default,
+    "itpn_teacher": itpn_teacher.default,
     "revcolv2": revcolv2.default,
 }
 # Method name -> its recipe for a few thousand images (docs/small-data.md says how it was found).
@@ -85,6 +102,7 @@ SMALL: dict[str, Callable[[], Recipe]] = {
     "itpn": itpn.small,
     "milan": milan.small,
     "cmae": cmae.small,
+    "itpn_teacher": itpn_teacher.small,
     "revcolv2": revcolv2.small,
 }
 
