@@ -23,7 +23,7 @@ Differences from the official code:
 from jaxtyping import Float
 from torch import Tensor
 
-from unmask.encoders.base import Encoder
+from unmask.encoders.base import Encoder, require_busy
 from unmask.encoders.initialise import mask_token
 from unmask.heads import CodeHead
 from unmask.masking import BlockMask, Mask
@@ -68,7 +68,7 @@ class BEiT(Method):
         std: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = require_busy(encoder, by="BEiT")
         self.masking = BlockMask(ratio=mask_ratio, min_block=min_block, official=official_masks)
         self.masking.check(encoder.grid)
         self.codes = Codes.per_patch(tokenizer, encoder, by="BEiT", mean=mean, std=std)

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unmask.encoders.base import Encoder, require_dropping
+from unmask.encoders.base import Encoder, require_busy, require_dropping
 from unmask.encoders.initialise import xavier_linear
 from unmask.masking import BlockMask, Mask
 from unmask.methods.base import Method
@@ -86,7 +86,7 @@ class CAE(Method):
         super().__init__()
         if align_weight < 0:
             raise ValueError(f"align_weight must not be negative, not {align_weight}")
-        self.encoder = require_dropping(encoder, by="CAE")
+        self.encoder = require_dropping(require_busy(encoder, by="CAE"), by="CAE")
         self.masking = BlockMask(ratio=mask_ratio, min_block=min_block)
         self.masking.check(encoder.grid)
         self.codes = Codes.per_patch(tokenizer, encoder, by="CAE", mean=mean, std=std)

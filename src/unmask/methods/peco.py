@@ -20,7 +20,7 @@ same number of patches.
 from jaxtyping import Float
 from torch import Tensor
 
-from unmask.encoders.base import Encoder
+from unmask.encoders.base import Encoder, require_busy
 from unmask.encoders.initialise import mask_token
 from unmask.heads import CodeHead
 from unmask.masking import BlockMask, Mask
@@ -63,7 +63,7 @@ class PeCo(Method):
         std: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = require_busy(encoder, by="PeCo")
         self.masking = BlockMask(ratio=mask_ratio, min_block=min_block)
         self.masking.check(encoder.grid)
         self.codes = Codes.per_patch(tokenizer, encoder, by="PeCo", mean=mean, std=std)
