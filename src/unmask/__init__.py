@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unmask.check import check
     from unmask.codes.atlas import codes
+    from unmask.codes.evaluation import evaluate_codes
     from unmask.colours import colours
     from unmask.convert import convert
     from unmask.embed import embed
@@ -40,6 +41,7 @@ __all__ = [
     "convert",
     "embed",
     "evaluate",
+    "evaluate_codes",
     "export",
     "load_encoder",
     "load_tokenizer",
@@ -61,6 +63,7 @@ _HOMES = {
     "convert": "unmask.convert",
     "embed": "unmask.embed",
     "evaluate": "unmask.evaluate",
+    "evaluate_codes": "unmask.codes.evaluation",
     "export": "unmask.export",
     "load_encoder": "unmask.load",
     "load_tokenizer": "unmask.recipes.trained",

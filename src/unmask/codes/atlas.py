@@ -20,7 +20,7 @@ from unmask.drawing import as_pictures, denormalise
 from unmask.engine.machine import choose_device
 from unmask.errors import UserError
 from unmask.evaluate.features import watched, workers_for
-from unmask.recipes.trained import load_tokenizer, read_card, weights_of
+from unmask.recipes.trained import bits_of, load_tokenizer
 from unmask.tokenizers import Tokenizer
 
 COUNT, PATCHES = 32, 8  # codes on a page, places for each
@@ -90,7 +90,7 @@ def codes(
     if target.suffix.lower() != ".png":
         raise UserError(f"{target}: codes are drawn as PNG; give a name that ends in .png")
     loaded = load_tokenizer(tokenizer).to(choose_device(device))
-    bits = read_card(weights_of(tokenizer).with_suffix(".json"))["bits"]
+    bits = bits_of(tokenizer)
     sample = sample_places(
         loaded,
         open_source(data),
