@@ -7,7 +7,9 @@ without labels, on the same number of images (or for the same time), once for ev
 the crops of MAE's recipe for small data, and with the options of the method and the optimiser of its own.
 Methods that need another kind of backbone keep that of their recipe. k-NN and a linear probe on the mean of
 the last features, a place fixed beforehand, are then asked about all held-out images. Beside the runs stand
-the same encoders with the random weights that the runs start from, and raw pixels.
+the same encoders with the random weights that the runs start from, raw pixels, and the teacher that methods
+get where none is named, a network that learned ImageNet with its labels. A tokenizer that methods need is
+trained on the same images first, once for all of them, and has a line of its own.
 
 A result that is in OUT is not made again, and a run that was interrupted goes on; OUT/methods.md and
 OUT/methods.json are written anew after each. Minutes are those of the processor, of all its cores together,
@@ -29,23 +31,30 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from benchmarks.probing import answers, gain, held_out_parts, percent
 from unmask import pretrain
+from unmask.data import open_source
+from unmask.data.views import as_fractions
 from unmask.engine.files import write_text
+from unmask.engine.first_stage import train_tokenizer
 from unmask.engine.machine import choose_device
 from unmask.errors import UserError
 from unmask.evaluate import Extractor, Place, features_of, pixels
 from unmask.evaluate.subject import find_subject
 from unmask.methods import METHODS
 from unmask.recipes import SMALL, Recipe
-from unmask.recipes.build import build_encoder
+from unmask.recipes.build import build_encoder, lacking
+from unmask.recipes.resolve import resolve_recipe, tokenizer_for
 from unmask.runs import read_log
+from unmask.targets.teachers import LITE0, create_teacher
 
 KINDS = ("knn", "linear")
 PILOT = 40  # steps that tell how many images go into a minute
 SHARED = ("image_size", "crop_scale", "crop_ratio", "flip", "interpolation")  # of the data, by all rows
 RANDOM = "random weights"
+BESIDE = ("pixels", "random-", "teacher", "tokenizer-")  # what stands above the rows
 
 Result = dict[str, Any]
 
@@ -98,6 +107,7 @@ class Bench:
         out: for runs, results and the table.
         images: seen by every run, repetitions counted; None if `minutes` decide.
         minutes: of training for every run, as a short pilot foretells them; None if `images` decide.
+        tokenizer_images: seen by a tokenizer.
         seeds: of every row, from 0.
         device: "cpu" or "cuda".
         workers: processes that decode.
@@ -107,6 +117,7 @@ class Bench:
     out: Path
     images: int | None
     minutes: float | None
+    tokenizer_images: int
     seeds: int
     device: str
     workers: int
@@ -115,26 +126,42 @@ class Bench:
     def command(self) -> str:
         """What makes the whole table."""
         budget = f"--minutes {self.minutes:g}" if self.minutes else f"--images {self.images}"
-        return f"python -m benchmarks.methods {self.data.name} {self.out} {budget} --seeds {self.seeds}"
+        common = f"--tokenizer-images {self.tokenizer_images} --seeds {self.seeds}"
+        return f"python -m benchmarks.methods {self.data.name} {self.out} {budget} {common}"
 
     def train(self, row: Row, folder: Path, *, steps: int, seed: int) -> dict[str, float]:
         """Pre-train, or go on with it; the minutes of all attempts."""
+        settings = {**row.settings, **self.tokenizer(row)}
         with timed(folder.with_name(folder.name + "-minutes.json")) as minutes:
-            run = pretrain(
-                row.recipe,
-                data=self.data / "train",
-                out=folder,
-                steps=steps,
-                seed=seed,
-                device=self.device,
-                workers=self.workers,
-                overrides=row.settings,
-                resume=True,
-                progress=False,
-            )
+            run = pretrain(row.recipe, out=folder, steps=steps, seed=seed, overrides=settings, **self.machine)
         if run.interrupted is not None:
             raise SystemExit(run.interrupted)
         return minutes
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What is the same wherever something is trained."""
+        place = {"data": self.data / "train", "device": self.device, "workers": self.workers}
+        return {**place, "resume": True, "progress": False}
+
+    def tokenizer(self, row: Row) -> dict[str, str]:
+        """The setting that names the tokenizer which a row lacks; trained for the first row that does."""
+        recipe = resolve_recipe(row.recipe, overrides=row.settings)
+        option = lacking(recipe)
+        if option is None:
+            return {}
+        plan = tokenizer_for(recipe, images=len(open_source(self.data / "train")))
+        name = f"tokenizer-{slug(plan.name)}"
+        folder, steps = self.out / "runs" / name, round(self.tokenizer_images / plan.optim.batch_size)
+        with timed(folder.with_name(name + "-minutes.json")) as minutes:
+            run = train_tokenizer(plan, out=folder, steps=max(1, steps), **self.machine)
+        if run.interrupted is not None:
+            raise SystemExit(run.interrupted)
+        result = self.out / "results" / f"{name}-seed{plan.seed}.json"
+        if not result.is_file():
+            seen = {"images": run.total * plan.optim.batch_size, "minutes": minutes}
+            keep(result, {"title": f"tokenizer {plan.name}", **seen})
+        return {f"method.{option}": str(folder.resolve())}
 
     def steps(self, name: str, row: Row) -> int:
         """Optimiser steps of every run of a row."""
@@ -170,6 +197,22 @@ class Bench:
     def pixels(self) -> Result:
         """Ask about the pixels themselves, averaged down to 32 x 32."""
         return {"title": "raw pixels", **self.ask(pixels, SMALL["mae"](), 0)}
+
+    def teacher(self) -> Result:
+        """Ask the default teacher, by its features on the grid of the shared encoder."""
+        recipe = SMALL["mae"]()
+        teacher = create_teacher(LITE0, grid=build_encoder(recipe).grid).to(self.device)
+
+        def features(images: Tensor) -> Tensor:
+            return teacher(as_fractions(images)).patches.mean(1)
+
+        facts = {
+            "encoder": f"{LITE0} at {teacher.image_size[0]} px",
+            "parameters": sum(parameter.numel() for parameter in teacher.parameters()),
+        }
+        size = recipe.data.model_copy(update={"image_size": teacher.image_size})
+        asked = self.ask(features, recipe.model_copy(update={"data": size}), 0)
+        return {"title": "supervised teacher", **facts, **asked}
 
     def ask(self, extractor: Extractor, recipe: Recipe, seed: int) -> dict[str, list[bool]]:
         """The answers of every kind of classifier about all held-out images."""
@@ -232,7 +275,7 @@ def results(out: Path) -> dict[str, list[Result]]:
 def summarised(found: Mapping[str, list[Result]]) -> list[Result]:
     """The lines of the table as plain data: random weights and pixels first, then the rows in their order."""
     random = {runs[0]["key"]: runs for stem, runs in found.items() if stem.startswith("random-")}
-    first = [stem for stem in found if stem.startswith("random-") or stem == "pixels"]
+    first = [stem for stem in found if stem.startswith(BESIDE)]
     order = [*first, *(stem for name in rows() if (stem := slug(name)) in found)]
     return [_line(found[stem], random) for stem in order]
 
@@ -243,11 +286,11 @@ def _line(runs: list[Result], random: Mapping[str, list[Result]]) -> Result:
     line["seeds"] = [run["seed"] for run in runs]
     if "minutes" in first:
         line["minutes"] = {name: mean(run["minutes"][name] for run in runs) for name in first["minutes"]}
-    for kind in KINDS:
+    for kind in (kind for kind in KINDS if kind in first):
         line[kind] = [mean(run[kind]) for run in runs]
         line[f"{kind} text"] = percent([run[kind] for run in runs])
     started = {run["seed"]: run for run in random.get(first.get("key", ""), [])}
-    if "minutes" in first and all(run["seed"] in started for run in runs):
+    if "minutes" in first and "key" in first and all(run["seed"] in started for run in runs):
         for kind in KINDS:
             pairs = [(run[kind], started[run["seed"]][kind]) for run in runs]
             line[f"{kind} gain"] = gain([own for own, _ in pairs], [other for _, other in pairs])
@@ -267,8 +310,8 @@ def markdown(lines: list[Result], bench: Bench, held_out: int) -> str:
             str(len(line["seeds"])),
             f"{line['images']:,}" if line["images"] else "",
             f"{line['minutes'][clock]:.1f}" if "minutes" in line else "",
-            line["knn text"],
-            line["linear text"],
+            line.get("knn text", ""),
+            line.get("linear text", ""),
             "" if difference is None else f"{100 * difference:+.1f} ± {100 * error:.1f}",
             f"{difference / error:.1f}" if difference is not None and error else "",
         ]
@@ -294,9 +337,14 @@ def once(path: Path, make: Callable[[], Result], console: Console) -> bool:
     except UserError as error:
         console.print(f"  left out: {error}", markup=False, highlight=False)
         return False
+    keep(path, result)
+    return True
+
+
+def keep(path: Path, result: Result) -> None:
+    """Write a result."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(result))
-    return True
 
 
 def require_same(bench: Bench) -> None:
@@ -304,7 +352,7 @@ def require_same(bench: Bench) -> None:
     held_out_parts(bench.data)
     path = bench.out / "protocol.json"
     facts = {"data": str(bench.data.resolve()), "images": bench.images, "minutes": bench.minutes}
-    facts["device"] = bench.device
+    facts |= {"device": bench.device, "tokenizer_images": bench.tokenizer_images}
     if path.is_file() and (before := json.loads(path.read_text())) != facts:
         raise SystemExit(f"{bench.out} holds results of {before}, not of {facts}; name another folder")
     bench.out.mkdir(parents=True, exist_ok=True)
@@ -315,7 +363,7 @@ def write_table(bench: Bench) -> str:
     """The table of all that is there, as Markdown and as JSON."""
     found = results(bench.out)
     lines = summarised(found)
-    held_out = len(next(iter(found.values()))[0][KINDS[0]])
+    held_out = len(next(runs[0][KINDS[0]] for runs in found.values() if KINDS[0] in runs[0]))
     page = markdown(lines, bench, held_out)
     write_text(bench.out / "methods.md", page)
     facts = {"command": bench.command, "hardware": hardware_of(bench.device), "held_out": held_out}
@@ -340,6 +388,7 @@ def main() -> None:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--images", type=int, help="seen by every run (default 100,000)")
     budget.add_argument("--minutes", type=float, help="of training for every run")
+    parser.add_argument("--tokenizer-images", type=int, default=100_000, help="seen by a tokenizer")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--workers", type=int, default=0)
     options = parser.parse_args()
@@ -348,6 +397,7 @@ def main() -> None:
         out=options.out,
         images=None if options.minutes else options.images or 100_000,
         minutes=options.minutes,
+        tokenizer_images=options.tokenizer_images,
         seeds=options.seeds,
         device=choose_device(options.device),
         workers=options.workers,
@@ -355,6 +405,7 @@ def main() -> None:
     require_same(bench)
     console, folder = Console(width=160), bench.out / "results"
     complete = once(folder / "pixels-seed0.json", bench.pixels, console)
+    complete &= once(folder / "teacher-seed0.json", bench.teacher, console)
     for seed in range(bench.seeds):
         for name in options.methods:
             row = rows()[name]

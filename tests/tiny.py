@@ -20,7 +20,7 @@ from unmask.tokenizers import Tokenizer
 TRANSFORMER = {"embed_dim": 48, "depth": 2, "num_heads": 3, "patch_size": 8}
 HIERARCHICAL = {"embed_dim": 12, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 4)}
 UNITS = {"embed_dim": 48, "depths": (1, 1, 2), "num_heads": 3}
-COLUMNS = {"embed_dim": 24, "num_heads": 3, "patch_size": 8}
+COLUMNS = {"embed_dim": 24, "num_heads": 3, "patch_size": 8, "num_levels": 3, "down_columns": 1}
 
 # name -> (timm name, options)
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -50,6 +50,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "swinv2": ("swinv2_tiny_window8_256", HIERARCHICAL),
     "hivit": ("hivit_tiny_patch16_224", UNITS),
     "hivit_bias": ("hivit_tiny_patch16_224", {**UNITS, "rel_pos": True, "init_values": 0.1}),
+    "fast_itpn": ("fast_itpn_tiny_patch16_224", UNITS),
     "revcol": ("revcol_tiny", {"widths": (8, 12, 16, 24), "depths": (1, 1, 1, 1), "num_columns": 2}),
     "revcolv2": ("revcolv2_base_patch16_224", COLUMNS),
     "revcolv2_up": ("revcolv2_base_patch16_224", {**COLUMNS, "decoder_order": "up"}),
@@ -57,6 +58,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 TABLES = tempfile.TemporaryDirectory()
 DROPPING = ("vit", "vit_registers", "vit_no_class_token", "rope_axial", "rope_mixed", "dinov3", "eva02")
 DROPPING += ("beit_placed", "hivit", "hivit_bias", "revcolv2", "revcolv2_up")
+DROPPING += ("hivit", "hivit_bias", "fast_itpn", "revcolv2", "revcolv2_up")
 
 DECODER = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
 METHOD_OPTIONS: dict[str, dict[str, Any]] = {
@@ -69,10 +71,15 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "peco": {},
     "beitv2": {},
     "beitv2 separate": {"shared_head": False, "head_depth": 1},
+    "cae": {"regressor_depth": 2, "decoder_depth": 1},
+    "cae narrow": {"regressor_depth": 1, "decoder_depth": 1, "decoder_dim": 32, "decoder_heads": 2},
     "itpn": {**DECODER, "pyramid_dim": 16, "pyramid_depth": 1},
+    "itpn convolution": {**DECODER, "pyramid_dim": 16, "pyramid_depth": 1, "neck": "convolution"},
+    "itpn_teacher": {"pyramid_dim": 16},
     "revcolv2": {},
     "revcolv2 teacher": {"teacher": "tiny"},
     "milan": DECODER,
+    "cmae": {**DECODER, "mask_size": 16, "feature_depth": 1, "projection_dim": 24, "projection_hidden": 32},
     "milan random": {**DECODER, "sampling": "random"},
 }
 
@@ -196,10 +203,14 @@ def colour_table(channels: int) -> Path:
 
 # Every method with every family that it can work with, and variants that compute differently.
 PAIRS = [("mae", name) for name in DROPPING if name != "revcolv2_up"]
-PAIRS += [("simmim", name) for name in ENCODERS if name != "revcolv2"]  # of which it uses one level alone
+PAIRS += [("simmim", name) for name in ENCODERS if not name.startswith("revcolv2")]
 PAIRS += [("simmim bins", "swin"), ("simmim clusters", "vit"), ("simmim blocks", "swinv2")]
 PAIRS += [("beit", "beit_shared"), ("beit", "vit_registers"), ("peco", "beit_each_block")]
 PAIRS += [("beitv2", "beit_shared"), ("beitv2", "vit_registers"), ("beitv2 separate", "beit_each_block")]
+PAIRS += [("cae", "beit_placed"), ("cae narrow", "vit_registers")]
 PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias")]
+PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias"), ("itpn convolution", "fast_itpn")]
+PAIRS += [("itpn_teacher", "hivit_bias")]
 PAIRS += [("revcolv2", "revcolv2"), ("revcolv2 teacher", "revcolv2_up")]
 PAIRS += [("milan", "vit"), ("milan", "vit_no_class_token"), ("milan random", "hivit")]
+PAIRS += [("cmae", "vit"), ("cmae", "hivit")]

@@ -9,10 +9,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unmask.attention import attention
     from unmask.check import check
     from unmask.codes.atlas import codes
     from unmask.codes.evaluation import evaluate_codes
     from unmask.colours import colours
+    from unmask.compare import compare
     from unmask.convert import convert
     from unmask.embed import embed
     from unmask.encoders import ENCODERS
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
     from unmask.export import export
-    from unmask.load import load_encoder
+    from unmask.load import load_encoder, load_pyramid
     from unmask.masks import masks
     from unmask.methods import METHODS
     from unmask.recipes import RECIPES
@@ -35,15 +37,18 @@ __all__ = [
     "METHODS",
     "RECIPES",
     "TOKENIZERS",
+    "attention",
     "check",
     "codes",
     "colours",
+    "compare",
     "convert",
     "embed",
     "evaluate",
     "evaluate_codes",
     "export",
     "load_encoder",
+    "load_pyramid",
     "load_tokenizer",
     "masks",
     "pretrain",
@@ -57,15 +62,18 @@ _HOMES = {
     "METHODS": "unmask.methods",
     "RECIPES": "unmask.recipes",
     "TOKENIZERS": "unmask.tokenizers",
+    "attention": "unmask.attention",
     "check": "unmask.check",
     "codes": "unmask.codes.atlas",
     "colours": "unmask.colours",
+    "compare": "unmask.compare",
     "convert": "unmask.convert",
     "embed": "unmask.embed",
     "evaluate": "unmask.evaluate",
     "evaluate_codes": "unmask.codes.evaluation",
     "export": "unmask.export",
     "load_encoder": "unmask.load",
+    "load_pyramid": "unmask.load",
     "load_tokenizer": "unmask.recipes.trained",
     "masks": "unmask.masks",
     "pretrain": "unmask.engine.pretrain",

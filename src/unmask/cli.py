@@ -18,7 +18,7 @@ from unmask import __version__
 from unmask.cli_check import check
 from unmask.cli_evaluate import evaluate_app
 from unmask.cli_tokenizer import codes, tokenizer
-from unmask.commands import colours, convert, embed, masks, shrink
+from unmask.commands import attention, colours, compare, convert, embed, masks, shrink
 from unmask.engine.launch import speaks
 from unmask.errors import UserError
 from unmask.options import (
@@ -128,6 +128,7 @@ def pretrain(
 
 app.command()(tokenizer)
 app.command()(codes)
+app.command()(attention)
 app.command()(embed)
 
 
@@ -171,6 +172,7 @@ def export(
     typer.echo(export(run, to=to, out=out, normalise=normalise))
 
 
+app.command()(compare)
 app.command()(colours)
 app.command()(convert)
 app.command()(masks)

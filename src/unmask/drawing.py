@@ -22,6 +22,7 @@ ROWS = 4  # samples below each other before a second column is opened
 MIN_EDGED_PATCH = 12  # pixels; edges between smaller patches would be clutter
 
 Picture = UInt8[NDArray, "H W 3"]
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 def denormalise(
@@ -88,16 +89,22 @@ def arrange(rows: Sequence[Sequence[Picture]], *, titles: Sequence[str]) -> Imag
     return canvas
 
 
-def add_caption(picture: Image.Image, text: str) -> Image.Image:
-    """The picture with lines of text below it, as wide as it is."""
-    font = ImageFont.load_default(size=13)
+def wrapped(text: str, font: Font, width: float) -> list[str]:
+    """Lines of words that are no wider than so many pixels, unless a word alone is."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= picture.width or not lines[-1]:
+        if font.getlength(longer) <= width or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(word)
+    return lines
+
+
+def add_caption(picture: Image.Image, text: str) -> Image.Image:
+    """The picture with lines of text below it, as wide as it is."""
+    font = ImageFont.load_default(size=13)
+    lines = wrapped(text, font, picture.width)
     canvas = Image.new("RGBA", (picture.width, picture.height + 8 + 18 * len(lines)), (255, 255, 255, 0))
     canvas.paste(picture, (0, 0))
     draw = ImageDraw.Draw(canvas)

@@ -111,6 +111,12 @@ def principal_colours(
     return np.pad(colours, ((0, 0), (0, 0), (0, 3 - colours.shape[-1])))  # of features narrower than three
 
 
+def pale(photo: Picture) -> Picture:
+    """A photo that says where one is and nothing else."""
+    grey = photo.mean(-1, keepdims=True)
+    return np.broadcast_to((255 - PALE * (255 - grey)).astype(np.uint8), photo.shape)
+
+
 def _likeness(centred: Float[Tensor, "B N D"], query: Float[Tensor, "B D"]) -> UInt8[NDArray, "B N 3"]:
     cosine = F.cosine_similarity(centred, query[:, None], dim=-1).nan_to_num(-1.0)
     coloured = matplotlib.colormaps[MAP](((cosine + 1) / 2).numpy())
@@ -132,10 +138,8 @@ def _over(
     side: int,
 ) -> Picture:
     """Every shown patch as a square of its colour, over a pale grey photo."""
-    grey = photo.mean(-1, keepdims=True)
-    pale = np.broadcast_to((255 - PALE * (255 - grey)).astype(np.uint8), photo.shape)
     squares = rearrange(colours, "(h w) c -> h w c", h=grid[0]).repeat(side, 0).repeat(side, 1)
-    return np.where(_squares(shown, grid, side)[..., None], squares, pale)
+    return np.where(_squares(shown, grid, side)[..., None], squares, pale(photo))
 
 
 def _squares(patches: Bool[Tensor, " N"], grid: tuple[int, int], side: int) -> Bool[NDArray, "H W"]:

@@ -4,11 +4,16 @@ import difflib
 import inspect
 import json
 from collections.abc import Iterator
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unmask.errors import UserError
 from unmask.recipes import DEFAULTS, RECIPES, TOKENIZER_DEFAULTS, TOKENIZER_RECIPES
 from unmask.recipes.resolve import FEW_IMAGES, resolve_recipe, resolve_tokenizer, trains_tokenizer
+
+if TYPE_CHECKING:
+    from unmask.methods.card import Card
 
 
 def listing(what: str, pattern: str = "") -> Iterator[tuple[str, str]]:
@@ -22,7 +27,7 @@ def listing(what: str, pattern: str = "") -> Iterator[tuple[str, str]]:
 
         for name, method in METHODS.items():
             if pattern in name:
-                yield name, _paper(method)[0].split(": ", 1)[-1]
+                yield name, f"{_paper(method)[0].split(': ', 1)[-1]}\n{_in_short(method.card)}"
     elif what == "tokenizers":
         from unmask.tokenizers import TOKENIZERS
 
@@ -89,6 +94,26 @@ def describe(name: str, *, images: int | None = None) -> tuple[str, str, str]:
         "timm.create_model": encoder.architecture,
     }
     return name, f"A timm {type(encoder.model).__name__}.", json.dumps(facts, indent=2)
+
+
+def unified_table() -> str:
+    """All methods as rows of the unified view of masked image modelling (`Card`), as a Markdown table."""
+    from unmask.methods import METHODS
+    from unmask.methods.card import Card
+
+    heads = {"title": "method", "student": "what the encoder sees"}
+    names = [field.name for field in fields(Card)]
+    lines = [[heads.get(name, name) for name in names], ["---"] * len(names)]
+    lines += [list(asdict(method.card).values()) for method in METHODS.values()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _in_short(card: "Card") -> str:
+    """A card in two indented lines."""
+    return (
+        f"    predicts {card.target} (normalised: {card.normalisation}); sees {card.student}\n"
+        f"    {card.head}; {card.loss}; {card.masking}"
+    )
 
 
 def _paper(method: type) -> list[str]:

@@ -49,7 +49,7 @@ def write_report(run: Path) -> Path:
     recipe = read_plan(run).model_dump(mode="json")
     log = read_log(run / "log.jsonl")
     environment = read_json(run / "environment.json")
-    page = _template().render(
+    page = template("report.html").render(
         header(recipe, log, environment)
         | {
             "verdict": verdict(log),
@@ -80,11 +80,12 @@ def write_report(run: Path) -> Path:
     return path
 
 
-def _template() -> Any:
+def template(name: str) -> Any:
+    """A page of the folder `templates`, to be rendered; what it is not given is an error."""
     environment = Environment(
         loader=PackageLoader("unmask"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 def _charts(log: Log) -> list[dict[str, Any]]:
@@ -160,23 +161,22 @@ def _strips(folder: Path) -> list[dict[str, Any]]:
 
 
 def _picture(path: Path) -> dict[str, Any] | None:
-    """A picture of a step as a WebP data URL, far smaller than the PNG; None if it is broken (or still being
-    written)."""
-    buffer = BytesIO()
+    """A picture of a step; None if it is broken (or still being written)."""
     try:
         with Image.open(path) as image:
-            size = image.size
-            image.save(buffer, "WEBP", quality=90)
+            picture = as_webp(image)
     except OSError:
         return None
     step = int(path.stem.rpartition("_")[2])
-    return {
-        "source": "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode(),
-        "width": size[0],
-        "height": size[1],
-        "step": f"{step:,}",
-        "caption": f"Step {step:,}",
-    }
+    return {**picture, "step": f"{step:,}", "caption": f"Step {step:,}"}
+
+
+def as_webp(image: Image.Image) -> dict[str, Any]:
+    """A picture as a WebP data URL, far smaller than a PNG, and its size in pixels."""
+    buffer = BytesIO()
+    image.save(buffer, "WEBP", quality=90)
+    source = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return {"source": source, "width": image.width, "height": image.height}
 
 
 def _scores(log: Log) -> list[dict[str, Any]]:

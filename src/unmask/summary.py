@@ -61,7 +61,7 @@ def _sentences(recipe: Line, log: Log, data: str, machine: str) -> Iterable[str]
     yield f"It took {last:,}{of_total} steps{epochs} and saw {seen:,} images{seconds}{machine}."
     losses = log.numbers("loss")
     if len(losses) > 1:
-        first, final = _first_and_final(losses)
+        first, final = first_and_final(losses)
         yield f"The loss went from {first:.3g} to {final:.3g}."
     share = waiting_share(log)
     if share is not None:
@@ -133,7 +133,7 @@ def tiles(recipe: Line, log: Log) -> Iterable[dict[str, str]]:
     losses, speeds, share = log.numbers("loss"), log.numbers("images_per_s"), waiting_share(log)
     memory = log.numbers("memory_mb")
     facts = log.last("start", "resume")
-    final = f"{_first_and_final(losses)[1]:.4g}" if losses else "not finite"
+    final = f"{first_and_final(losses)[1]:.4g}" if losses else "not finite"
     images = number(facts, "images")
     bad = len(log.all("bad_image"))
     seen = images_seen(recipe, log)
@@ -194,7 +194,7 @@ def waiting_share(log: Log) -> float | None:
     return total / steps if steps else None
 
 
-def _first_and_final(losses: Sequence[float]) -> tuple[float, float]:
+def first_and_final(losses: Sequence[float]) -> tuple[float, float]:
     """The first loss and the mean of the last fiftieth, since single batches scatter."""
     return losses[0], mean(losses[-max(1, len(losses) // 50) :])
 

@@ -69,7 +69,9 @@ def test_a_row_is_compared_with_the_random_weights_of_its_seeds_and_its_encoder(
 
 
 def a_bench(data: Path, out: Path) -> bench.Bench:
-    return bench.Bench(data=data, out=out, images=128, minutes=None, seeds=1, device="cpu", workers=0)
+    return bench.Bench(
+        data=data, out=out, images=128, minutes=None, tokenizer_images=64, seeds=1, device="cpu", workers=0
+    )
 
 
 def test_from_images_to_the_table_and_nothing_twice(

@@ -82,7 +82,8 @@ def test_taps_and_pyramid(name: str) -> None:
     assert len(first) == len(last) == 2
     if features.pyramid:
         strides = [SIZE[0] // level.shape[2] for level in features.pyramid]
-        known = {"hivit": [4, 8, 16], "hivit_bias": [4, 8, 16], "revcolv2": [8] * 4, "revcolv2_up": [8] * 4}
+        known = {key: [4, 8, 16] for key in ("hivit", "hivit_bias", "fast_itpn")}
+        known |= {key: [8] * 4 for key in ("revcolv2", "revcolv2_up")}
         assert strides == known.get(name, [4, 8, 16, 32])
         assert torch.equal(features.pyramid[-1].flatten(2).mT, last)
     with pytest.raises(ValueError, match="0 to"):

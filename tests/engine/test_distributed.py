@@ -149,6 +149,22 @@ def test_many_processes_train_as_one(data: Path, tmp_path: Path, count: int) -> 
     assert_close(tmp_path / "one", tmp_path / "many")
 
 
+@pytest.mark.slow
+def test_a_contrast_sees_the_images_of_all_processes(data: Path, tmp_path: Path) -> None:
+    """BatchNorms, contrast and queue of CMAE: with half of the batch each, the loss would be another one."""
+    projections = {"method.projection_dim": 16, "method.projection_hidden": 32, "method.feature_depth": 1}
+    overrides = COMPARABLE | projections | {"method.mask_size": 16, "method.queue": 12}
+    run(data, tmp_path / "one", method="cmae", overrides=overrides, steps=12)
+    assert codes(launch(data, tmp_path / "two", overrides, method="cmae", steps=12)) == [0, 0]
+    ours, theirs = (torch.tensor(training(tmp_path / name)) for name in ("one", "two"))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    own, shared = (weights(tmp_path / name, 12) for name in ("one", "two"))
+    torch.testing.assert_close(own, shared, rtol=1e-3, atol=1e-5)
+    assert same(*(held(tmp_path / "two", rank)[0] for rank in (0, 1)))
+    moved = {name for name in own if name.endswith("running_mean") and own[name].any()}
+    assert len(moved) == 3 and own["queue"].shape == (12, 16)
+
+
 def wait_for_step(processes: list[BaseProcess], out: Path, step: int) -> None:
     while processes[0].is_alive() and not any(
         line.get("loss") and line["step"] >= step for line in lines(out)

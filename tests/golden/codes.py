@@ -17,9 +17,9 @@ from tests.golden.official import (
     watch,
     watch_beit,
 )
-from unmask.convert.names_codes import beit_name
+from unmask.convert.names_codes import beit_name, cae_name
 from unmask.convert.weights import load_official
-from unmask.methods import BEiT, BEiTv2
+from unmask.methods import CAE, BEiT, BEiTv2
 from unmask.tokenizers import Tokenizer
 
 
@@ -116,3 +116,44 @@ def measure_beitv2(case: Case) -> Quantities:
             "out/labels_masked": mask.masked(method.codes.encode(images)).flatten(),
         }
     return result
+
+
+def measure_cae(case: Case) -> Quantities:
+    """With the official target: a copy of the encoder, renewed after its use; here with other weights."""
+    spec, weights, inputs = case["info"]["constructor"], tensors(case["params"]), tensors(case["inputs"])
+    encoder = build_beit(spec, position="sincos")
+    method = CAE(
+        encoder,
+        tokenizer=GivenCodes(inputs["token_ids"], spec),
+        regressor_depth=spec["regressor_depth"],
+        decoder_depth=spec["decoder_depth"],
+        decoder_dim=spec["decoder_width"],
+        decoder_heads=spec["decoder_heads"],
+        align_weight=spec["align_weight"],
+        lagging_target=True,
+    ).eval()
+    # Our position tables, before the official ones are loaded over them.
+    torch.testing.assert_close(encoder.model.pos_embed.data, weights["encoder.pos_embed"], rtol=0, atol=1e-6)
+    names = load_official(method, weights, cae_name)
+    images = inputs["images"]
+    mask = hidden_mask(inputs["mask"], encoder.grid)
+    result: Quantities = {}
+    watch(encoder.model.norm, result, "out/latent_visible")
+    watch(method.regressor, result, "out/latent_pred")
+    watch(method.teacher.module.model.norm, result, "out/latent_target")
+    watch(method.decoder, result, "out/decoder_features")
+    watch(method.head, result, "out/logits")
+    losses = method(images, images, mask=mask)
+    result["out/latent_target"] = result["out/latent_target"][:, encoder.prefix :]
+    result["out/logits"] = result["out/logits"].flatten(0, -2)
+    after = {f"teacher.{name}": tensor for name, tensor in method.teacher.module.model.state_dict().items()}
+    return (
+        result
+        | gradients(losses["loss"], method, names, weights, "grad")
+        | {f"out/teacher_after/{name}": tensor for name, tensor in after.items()}
+        | {
+            "out/loss_main": losses["codes"],
+            "out/loss_align": spec["align_weight"] * losses["alignment"],
+            "out/loss": losses["loss"],
+        }
+    )

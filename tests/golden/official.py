@@ -22,7 +22,7 @@ from unmask.convert.names import mae_name, simmim_name
 from unmask.convert.weights import load_official
 from unmask.decoders import ViTDecoder
 from unmask.encoders.swin import SwinEncoder
-from unmask.encoders.vit import BeitEncoder, ViTEncoder
+from unmask.encoders.vit import BeitEncoder, ViTEncoder, beit_encoder
 from unmask.masking import Mask
 from unmask.methods import MAE, SimMIM
 from unmask.patches import from_patches
@@ -154,7 +154,7 @@ def measure_mae(case: Case) -> Quantities:
 # BEiT's encoder, which is also that of SimMIM's ViT
 
 
-def build_beit(spec: dict[str, Any]) -> BeitEncoder:
+def build_beit(spec: dict[str, Any], position: str = "learned") -> BeitEncoder:
     relative = spec.get("relative_position")
     model = Beit(
         img_size=size(spec["image_size"]),
@@ -173,7 +173,7 @@ def build_beit(spec: dict[str, Any]) -> BeitEncoder:
         use_shared_rel_pos_bias=relative == "shared",
         norm_layer=norm_layer(spec),
     )
-    return BeitEncoder(model, architecture={})
+    return beit_encoder(model, architecture={}, position=position)
 
 
 def watch_beit(encoder: BeitEncoder, result: Quantities) -> None:

@@ -22,6 +22,8 @@ PARAMETERS = {  # computed from the official code
     "mae_vit_base_800ep": 111_655_680,
     "mae_vit_large_800ep": 329_239_296,
     "mae_vit_huge_1600ep": 656_613_964,
+    "milan_vit_base_400ep": 111_524_352,
+    "itpn_base_clip_300ep": 88_738_288,
     "simmim_swin_base_100ep": 89_874_104,
     "simmim_swin_large_800ep": 199_881_204,
     "simmim_vit_base_800ep": 86_256_720,
@@ -34,6 +36,7 @@ PARAMETERS = {  # computed from the official code
     "peco_vit_base_300ep": 91_965_776,
     "beitv2_vit_base_300ep": 106_143_056,
     "beitv2_vit_large_1600ep": 336_728_512,
+    "cae_vit_base_800ep": 148_681_472,
 }
 
 
@@ -67,6 +70,8 @@ def test_published_recipes_build(name: str) -> None:
 
 
 def test_published_learning_rates() -> None:
+    for name in ("milan_vit_base_400ep", "cmae_vit_base_300ep"):
+        assert RECIPES[name]().optim.peak_lr == pytest.approx(2.4e-3)
     assert scaled_lr(1.5e-4, 4096, 256) == pytest.approx(2.4e-3)
     assert RECIPES["mae_vit_base_800ep"]().optim.peak_lr == pytest.approx(2.4e-3)
     assert RECIPES["simmim_swin_base_100ep"]().optim.peak_lr == pytest.approx(8e-4)

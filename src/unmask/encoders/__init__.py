@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from unmask.encoders.base import DroppingEncoder, Encoder, Features, require_dropping
+from unmask.encoders.fast_itpn import FastITPN
 from unmask.encoders.hivit import HiViT
 from unmask.encoders.hivit_encoder import HiViTEncoder
 from unmask.encoders.initialise import initialise
@@ -38,6 +39,7 @@ ENCODERS: dict[type[nn.Module], tuple[Callable[..., Encoder], dict[str, Any]]] =
     SwinTransformer: (SwinEncoder, {}),
     SwinTransformerV2: (SwinEncoder, {}),
     HiViT: (HiViTEncoder, {}),
+    FastITPN: (HiViTEncoder, {}),
     RevCol: (RevColEncoder, {}),
     RevColViT: (RevColViTEncoder, {}),
 }
@@ -50,6 +52,7 @@ _MODULES = {
     "swin_transformer": SwinTransformer,
     "swin_transformer_v2": SwinTransformerV2,
     "hivit": HiViT,
+    "fast_itpn": FastITPN,
     "revcol": RevCol,
     "revcolv2": RevColViT,
 }
@@ -119,7 +122,8 @@ def create_encoder(
     if type(model) is not family or not isinstance(model.patch_embed, PatchEmbed):
         raise UserError(
             f"{name} cannot be masked patch by patch: it is a {type(model).__name__} with a "
-            f"{type(model.patch_embed).__name__} stem. Use a plain ViT, BEiT, EVA, Swin, SwinV2 or HiViT."
+            f"{type(model.patch_embed).__name__} stem. Use a plain ViT, BEiT, EVA, Swin, SwinV2, HiViT or "
+            "Fast-iTPN."
         )
     architecture = {"model_name": name.split(".")[0], **arguments}
     # Published weights bring their own positions and values.
@@ -145,7 +149,7 @@ def _family(name: str) -> type[nn.Module]:
     if module not in _MODULES:
         raise UserError(
             f"{name} is a timm model of a family ({module}) that cannot be masked. Use a plain ViT, "
-            "BEiT, EVA, Swin, SwinV2 or HiViT model; `unmask list encoders` shows them."
+            "BEiT, EVA, Swin, SwinV2, HiViT or Fast-iTPN model; `unmask list encoders` shows them."
         )
     return _MODULES[module]
 

@@ -25,7 +25,7 @@ Three ways to keep less than every activation for the backward pass. All of them
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from timm.layers import DropPath
@@ -38,6 +38,17 @@ States = tuple[Tensor, ...]
 
 SMALLEST_FACTOR = 1e-3  # official code: what is divided by in the inversion
 LONGEST_CHAIN = 6  # columns; more of them lose the first in rounding errors, with factors of 0.5 in float32
+
+
+def require_saver(name: str) -> MemorySaver:
+    """The name of a way to save memory, checked.
+
+    Raises:
+        ValueError: there is no such way.
+    """
+    if name not in get_args(MemorySaver):
+        raise ValueError(f"memory_saver={name!r}: possible are {', '.join(get_args(MemorySaver))}")
+    return cast(MemorySaver, name)
 
 
 class Column(nn.Module):

@@ -18,6 +18,14 @@ def xavier_linear(module: nn.Module) -> None:
             zeros_(module.bias)
 
 
+def normal_linear(module: nn.Module) -> None:
+    """HiViT and iTPN: matrices normal(.02), biases 0; for `Module.apply`."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            zeros_(module.bias)
+
+
 def initialise_mae(encoder: ViTEncoder) -> None:
     """MAE (He et al. 2022, code): Xavier-uniform everywhere, the patch embedding seen as one matrix; tokens
     normal(.02).
@@ -63,14 +71,19 @@ def narrow_normal_(parameter: nn.Parameter, std: float = 0.02) -> None:
     trunc_normal_(parameter, std=std, a=-std, b=std)
 
 
-def mask_token(encoder: Encoder) -> nn.Parameter:
-    """What replaces the embedding of a hidden patch, [1, 1, E], drawn like the encoder's own tokens: in
-    BEiT's style cut off at one standard deviation, else plain normal(.02), as SimMIM's Swin."""
-    token = nn.Parameter(torch.zeros(1, 1, encoder.token_dim))
+def initialise_token(token: nn.Parameter, encoder: Encoder) -> None:
+    """A token for what is hidden, drawn like the encoder's own, in place: in BEiT's style cut off at one
+    standard deviation, else plain normal(.02), as SimMIM's Swin."""
     if isinstance(encoder, BeitEncoder):
         narrow_normal_(token)
     else:
         trunc_normal_(token, std=0.02)
+
+
+def mask_token(encoder: Encoder) -> nn.Parameter:
+    """What replaces the embedding of a hidden patch, [1, 1, E]."""
+    token = nn.Parameter(torch.zeros(1, 1, encoder.token_dim))
+    initialise_token(token, encoder)
     return token
 
 

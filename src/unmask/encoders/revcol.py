@@ -23,7 +23,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
-from unmask.encoders.columns import Column, MemorySaver, States, run_columns
+from unmask.encoders.columns import Column, MemorySaver, States, require_saver, run_columns
 
 STEM = 4  # pixels along the side of a patch
 
@@ -93,7 +93,7 @@ class RevCol(nn.Module):
         drop_path_rate: stochastic depth of a column's last block, rising linearly from 0 in every column.
         layer_scale: initial value of the factor on a block's residual.
         factor: initial value of the factors on what a column gets of the one before.
-        memory_saver: how gradient checkpointing keeps fewer activations, see `columns`.
+        memory_saver: what gradient checkpointing does, "checkpoint", "invert" or "chain", see `columns`.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class RevCol(nn.Module):
         drop_path_rate: float = 0.0,
         layer_scale: float = 1e-6,
         factor: float = 0.5,
-        memory_saver: MemorySaver = "checkpoint",
+        memory_saver: str = "checkpoint",
     ) -> None:
         super().__init__()
         if len(widths) != len(depths):
@@ -117,7 +117,7 @@ class RevCol(nn.Module):
         self.num_classes, self.global_pool = num_classes, global_pool
         self.num_features = self.head_hidden_size = widths[-1]
         self.stride = STEM * 2 ** (len(widths) - 1)
-        self.memory_saver: MemorySaver = memory_saver
+        self.memory_saver = require_saver(memory_saver)
         self.grad_checkpointing = False
         self.patch_embed = PatchEmbed(
             self._checked(img_size),

@@ -17,7 +17,7 @@ builds them once this module is imported.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -27,7 +27,7 @@ from timm.models import build_model_with_cfg, register_model
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from unmask.encoders.columns import Column, MemorySaver, States, run_columns
+from unmask.encoders.columns import Column, MemorySaver, States, require_saver, run_columns
 from unmask.encoders.initialise import xavier_linear
 from unmask.encoders.revcol import untrained
 from unmask.patches import sincos_table
@@ -78,11 +78,11 @@ class RevColViT(nn.Module):
         num_levels: levels of a column.
         mlp_ratio: width of the hidden layer of a block, as a multiple of `embed_dim`.
         factor: initial value of the factors on what a column gets of the one before.
-        output: what features are: the top level of the last column, or all of its levels side by side, bottom
-            first.
-        decoder_order: from which end decoder columns begin. With "down", the top level comes first in its
-            column, and blocks late in the decoder do not lead to it (`idle_blocks`).
-        memory_saver: how gradient checkpointing keeps fewer activations, see `columns`.
+        output: what features are: "top", the top level of the last column, or "all", its levels side by side,
+            bottom first.
+        decoder_order: whether decoder columns go "down" from the top level or "up" from the bottom. Downwards
+            the top level comes first in its column, and late blocks do not lead to it (`idle_blocks`).
+        memory_saver: what gradient checkpointing does, "checkpoint", "invert" or "chain", see `columns`.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class RevColViT(nn.Module):
         qkv_bias: bool = True,
         drop_path_rate: float = 0.0,
         factor: float = 0.5,
-        output: Literal["top", "all"] = "top",
-        decoder_order: Literal["down", "up"] = "down",
-        memory_saver: MemorySaver = "checkpoint",
+        output: str = "top",
+        decoder_order: str = "down",
+        memory_saver: str = "checkpoint",
     ) -> None:
         super().__init__()
         if up_columns < 1 or down_columns < 0 or num_levels < 2:
@@ -122,7 +122,7 @@ class RevColViT(nn.Module):
         self.embed_dim, self.num_levels, self.patch_size = embed_dim, num_levels, patch_size
         self.output, self.decoder_order = output, decoder_order
         self.num_features = self.head_hidden_size = embed_dim * (num_levels if output == "all" else 1)
-        self.memory_saver: MemorySaver = memory_saver
+        self.memory_saver = require_saver(memory_saver)
         self.grad_checkpointing = False
         size = img_size if isinstance(img_size, int) else tuple(img_size)
         self.patch_embed = PatchEmbed(size, patch_size, in_chans, embed_dim)

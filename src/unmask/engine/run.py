@@ -31,6 +31,8 @@ MADE_SOMETIMES = (
     "failures",
     "encoder_best.safetensors",
     "encoder_best.json",
+    "pyramid.safetensors",
+    "pyramid_best.safetensors",
     "tokenizer.safetensors",
     "tokenizer.json",
 )

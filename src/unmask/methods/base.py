@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unmask.encoders.base import Encoder
+from unmask.encoders.itpn import Pyramid
 from unmask.learner import Learner
 from unmask.masking import Grid, Mask
 from unmask.methods.card import Card
@@ -95,5 +96,12 @@ class Method(Learner):
         Args:
             picture: a guess at `images`, normalised likewise.
             images: the first of the method's views.
+        """
+        return None
+
+    @property
+    def feature_pyramid(self) -> Pyramid | None:
+        """The pyramid that was pre-trained together with the encoder and is handed over beside it, for
+        detection and segmentation; None (the default) if there is none.
         """
         return None

@@ -36,6 +36,7 @@ from unmask.encoders.base import Encoder, require_dropping
 from unmask.encoders.initialise import xavier_linear
 from unmask.masking import ImportanceMask, Mask, RandomMask, WeighableMask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.prompting import PromptingDecoder
 from unmask.targets.teacher import Taught, Teacher
 
@@ -56,6 +57,16 @@ class MILAN(Method):
         decoder_heads: attention heads of the decoder.
         rounding: how many patches a ratio is; "mae_official" is the official code's floating-point floor.
     """
+
+    card = Card(
+        title="MILAN",
+        target="tokens of CLIP, or of another teacher",
+        normalisation="length 1",
+        student="visible patches only (ViT, HiViT)",
+        head="prompting decoder: hidden patches only, 8 blocks of width 512",
+        loss="2 - 2 cosine, all tokens",
+        masking="75 %, the less the teacher looks at a patch the likelier",
+    )
 
     def __init__(
         self,
@@ -120,6 +131,14 @@ class MILAN(Method):
         # compare
         cosine = F.cosine_similarity(prediction.float(), target, dim=-1)
         return {"loss": (2 - 2 * cosine).mean()}
+
+    def predict_features(
+        self, images: Float[Tensor, "B C H W"], teacher_images: Float[Tensor, "B C h w"], *, mask: Mask
+    ) -> tuple[Float[Tensor, "B N E"], Float[Tensor, "B N E"]]:
+        """Of the patches; both have length 1."""
+        decoded = self.decoder(self.encoder.visible(images, mask), mask)
+        prediction = self.head(decoded[:, self.decoder.prefix :]).float()
+        return F.normalize(prediction, dim=-1), F.normalize(self.teacher(teacher_images).patches, dim=-1)
 
     def weighed(self, mask: Mask, taught: Taught) -> Mask:
         """The mask that the step uses."""

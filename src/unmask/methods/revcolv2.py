@@ -38,6 +38,7 @@ from unmask.encoders.initialise import xavier_linear
 from unmask.encoders.revcolv2_encoder import RevColViTEncoder
 from unmask.masking import Mask, RandomMask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.targets.patches import PatchPixels
 from unmask.targets.teacher import Teacher
 
@@ -55,6 +56,16 @@ class RevColV2(Method):
         feature_scope: score features of hidden patches, or of all.
         rounding: how many patches a ratio is; "mae_official" is MAE's floating-point floor.
     """
+
+    card = Card(
+        title="RevColV2 (our reconstruction)",
+        target="pixels at the bottom; with a teacher its features at the top",
+        normalisation="mean and deviation of each patch; of each feature",
+        student="visible patches only, in the columns that go up (RevColViT)",
+        head="columns that go down, kept afterwards; norm and matrix",
+        loss="L2 + smooth L1 of the features, hidden patches",
+        masking="random patches, 75 %",
+    )
 
     def __init__(
         self,
@@ -126,6 +137,19 @@ class RevColV2(Method):
 
     def _scored(self, patches: Float[Tensor, "B N _"], mask: Mask) -> Tensor:
         return mask.masked(patches) if self.feature_scope == "hidden" else patches
+
+    def predict_features(
+        self,
+        images: Float[Tensor, "B C H W"],
+        teacher_images: Float[Tensor, "B C h w"] | None = None,
+        *,
+        mask: Mask,
+    ) -> tuple[Float[Tensor, "B N E"], Float[Tensor, "B N E"]] | None:
+        """Of the top level; None without a teacher."""
+        if self.feature_head is None or teacher_images is None:
+            return None
+        top = self.encoder.complete(images, mask, self.tokens)[-1]
+        return self.feature_head(top).float(), self.feature_targets(teacher_images)
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"]:
         prediction = self.pixel_head(self.encoder.complete(images, mask, self.tokens)[0]).float()

@@ -2,7 +2,20 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import beit, beitv2, itpn, mae, peco, revcolv2, simmim, tokenizers
+from unmask.recipes import (
+    beit,
+    beitv2,
+    cae,
+    cmae,
+    itpn,
+    itpn_teacher,
+    mae,
+    milan,
+    peco,
+    revcolv2,
+    simmim,
+    tokenizers,
+)
 from unmask.recipes.base import Recipe, TokenizerRecipe
 
 __all__ = [
@@ -43,10 +56,22 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         beitv2.beitv2_vit_base_1600ep,
         beitv2.beitv2_vit_large_300ep,
         beitv2.beitv2_vit_large_1600ep,
+        cae.cae_vit_base_300ep,
+        cae.cae_vit_base_800ep,
+        cae.cae_vit_base_1600ep,
+        cae.cae_vit_large_1600ep,
         itpn.itpn_base_400ep,
         itpn.itpn_base_1600ep,
         itpn.itpn_large_400ep,
         itpn.itpn_large_1600ep,
+        milan.milan_vit_base_400ep,
+        milan.milan_vit_large_400ep,
+        cmae.cmae_vit_base_300ep,
+        cmae.cmae_vit_base_800ep,
+        cmae.cmae_vit_base_1600ep,
+        itpn_teacher.itpn_base_clip_300ep,
+        itpn_teacher.itpn_base_clip_800ep,
+        itpn_teacher.itpn_large_clip_300ep,
         revcolv2.revcolv2_base_1600ep,
         revcolv2.revcolv2_large_1600ep,
     )
@@ -59,7 +84,11 @@ DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "beit": beit.default,
     "peco": peco.default,
     "beitv2": beitv2.default,
+    "cae": cae.default,
     "itpn": itpn.default,
+    "milan": milan.default,
+    "cmae": cmae.default,
+    "itpn_teacher": itpn_teacher.default,
     "revcolv2": revcolv2.default,
 }
 # Method name -> its recipe for a few thousand images (docs/small-data.md says how it was found).
@@ -69,7 +98,11 @@ SMALL: dict[str, Callable[[], Recipe]] = {
     "beit": beit.small,
     "peco": peco.small,
     "beitv2": beitv2.small,
+    "cae": cae.small,
     "itpn": itpn.small,
+    "milan": milan.small,
+    "cmae": cmae.small,
+    "itpn_teacher": itpn_teacher.small,
     "revcolv2": revcolv2.small,
 }
 
@@ -94,4 +127,4 @@ TOKENIZER_SMALL: dict[str, Callable[[], TokenizerRecipe]] = {
     "vqkd": tokenizers.small_vqkd,
 }
 # Method name -> the tokenizer that is trained for it where none is named; of all others the first.
-TOKENIZER_OF = {"beit": "dvae", "peco": "peco", "beitv2": "vqkd"}
+TOKENIZER_OF = {"beit": "dvae", "peco": "peco", "beitv2": "vqkd", "cae": "dvae"}

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from unmask.processes import from_first, gathered, processes, summed
 from unmask.tokenizers.kmeans import kmeans, nearest
-from unmask.tokenizers.processes import from_first, gathered, processes, summed
 from unmask.tokenizers.use import CodeUse
 
 SAMPLES = 2  # vectors of a step that are kept, for every code

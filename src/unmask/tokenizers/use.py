@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from unmask.tokenizers.processes import summed
+from unmask.processes import summed
 
 RECENT = 100  # steps; of so many the figures speak
 

@@ -72,7 +72,13 @@ class Methods(Kind[Method]):
     def hand_over(self, job: "Job", learner: Method, file: str, *, made_by: dict[str, Any]) -> None:
         recipe = job.recipe
         about = {"unmask": made_by["unmask"], "method": recipe.learner.name, **made_by}
-        bits = recipe.data.depth
         save_encoder(
-            learner.encoder, job.folder, mean=job.mean, std=job.std, bits=bits, made_by=about, file=file
+            learner.encoder,
+            job.folder,
+            mean=job.mean,
+            std=job.std,
+            bits=recipe.data.depth,
+            made_by=about,
+            file=file,
+            pyramid=learner.feature_pyramid,
         )
