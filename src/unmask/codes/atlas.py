@@ -215,7 +215,12 @@ def atlas(sample: Sample, *, patches: int) -> Image.Image:
         left, top = GAP + column * (width + COLUMN_GAP), TOP + row * (TILE + GAP)
         share = use.counts[code].item() / use.places
         draw.text((left, top + 14), f"code {code}", fill=INK, font=font)
-        draw.text((left, top + 32), f"{share:.2%}", fill=FAINT, font=font)
+        draw.text(
+            (left, top + 32),
+            f"{share:.2%}" if share >= 1e-4 else f"{use.counts[code]:,} times",
+            fill=FAINT,
+            font=font,
+        )
         for index, tile in enumerate(_framed(tiles)):
             sheet.paste(tile, (left + CAPTION + index * (TILE + GAP), top))
     return sheet
