@@ -48,12 +48,12 @@ class BEiT(Method):
 
     card = Card(
         title="BEiT",
-        target="codes (dVAE)",
-        normalisation="none",
+        target="codes of DALL-E's dVAE, or of another tokenizer",
+        normalisation="the most probable code",
         student="a token for each hidden patch (ViT)",
         head="one matrix",
         loss="cross-entropy, hidden patches",
-        masking="blocks, 38 %",
+        masking="blocks of patches, 38 %",
     )
 
     def __init__(

@@ -61,12 +61,12 @@ class BEiTv2(Method):
 
     card = Card(
         title="BEiT v2",
-        target="codes (VQ-KD)",
-        normalisation="none",
+        target="codes of VQ-KD, a tokenizer that is taught by CLIP",
+        normalisation="the nearest code",
         student="a token for each hidden patch (ViT)",
-        head="one matrix; again behind 2 blocks from the class token",
-        loss="cross-entropy, hidden patches",
-        masking="blocks, 38 %",
+        head="one matrix; again behind 2 blocks that get the class token of the last layer",
+        loss="cross-entropy twice, hidden patches",
+        masking="blocks of patches, 38 %",
     )
 
     def __init__(

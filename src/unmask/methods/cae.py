@@ -58,12 +58,12 @@ class CAE(Method):
 
     card = Card(
         title="CAE",
-        target="codes (dVAE); features of the encoder itself",
-        normalisation="none",
+        target="codes of DALL-E's dVAE; the encoder's own features of the hidden patches",
+        normalisation="the most probable code; none",
         student="visible patches only (ViT)",
-        head="regressor of 4 blocks, Transformer of 4",
-        loss="cross-entropy + 2 L2, hidden patches",
-        masking="blocks, 50 %",
+        head="regressor of 4 cross-attention blocks, then a decoder of 4 blocks",
+        loss="cross-entropy + 2 x L2 of the features, hidden patches",
+        masking="blocks of patches, 50 %",
     )
 
     def __init__(

@@ -37,6 +37,7 @@ from unmask.encoders.base import Encoder, Features, require_dropping
 from unmask.encoders.initialise import xavier_linear
 from unmask.masking import Mask, RandomMask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.processes import gathered
 from unmask.targets.average import MovingAverage
 from unmask.targets.patches import PatchPixels
@@ -70,6 +71,16 @@ class CMAE(Method):
         queue: keys of earlier batches that images are also told from (MoCo); 0 is none.
         rounding: how many squares a ratio is; "mae_official" is the official code's floating-point floor.
     """
+
+    card = Card(
+        title="CMAE",
+        target="pixels; an EMA's feature of another view of the whole image",
+        normalisation="mean and deviation of each patch; length 1",
+        student="visible patches only (ViT)",
+        head="Transformer of 8 blocks for pixels, of 2 for features; projector and predictor",
+        loss="L2, hidden patches, + contrastive (InfoNCE), images",
+        masking="random squares of 32 pixels, 65 %",
+    )
 
     queue: Float[Tensor, "Q P"]
 

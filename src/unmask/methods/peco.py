@@ -44,12 +44,12 @@ class PeCo(Method):
 
     card = Card(
         title="PeCo",
-        target="codes (PeCo)",
-        normalisation="none",
+        target="codes of a VQ-VAE with a perceptual loss",
+        normalisation="the nearest code",
         student="a token for each hidden patch (ViT)",
         head="one matrix",
         loss="cross-entropy, hidden patches",
-        masking="blocks, 38 %",
+        masking="blocks of patches, 38 %",
     )
 
     def __init__(
