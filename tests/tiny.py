@@ -1,5 +1,6 @@
 """Small encoders of every family and small methods around them, for tests."""
 
+import inspect
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -49,6 +50,21 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "simmim clusters": {"mask": "square", "mask_size": 32, "target": "clusters"},
     "simmim blocks": {"mask": "block", "mask_size": 8, "head": "mlp", "loss": "l2", "scope": "all"},
     "itpn": {**DECODER, "pyramid_dim": 16, "pyramid_depth": 1},
+    "mask_distill": {"mask": "random"},
+    "mask_distill filled in": {
+        "mask": "random",
+        "head": "vit",
+        "decoder_dim": 32,
+        "decoder_depth": 1,
+        "loss": "cosine",
+    },
+    "mask_distill pixels": {
+        "mask": "random",
+        "teacher": None,
+        "target_norm": "patch_std",
+        "loss": "l2",
+        "scope": "all",
+    },
 }
 
 
@@ -78,6 +94,8 @@ def tiny_method(
     if options.get("target") == "clusters":
         options["colours"] = colour_table(channels)
     built = tiny_encoder(encoder, image_size=image_size, channels=channels)
+    if "teacher" in inspect.signature(METHODS[method_of(name)]).parameters and "teacher" not in options:
+        options["teacher"] = tiny_teacher(built)
     return METHODS[method_of(name)](built, **options)
 
 
@@ -110,3 +128,5 @@ def colour_table(channels: int) -> Path:
 PAIRS = [("mae", name) for name in DROPPING] + [("simmim", name) for name in ENCODERS]
 PAIRS += [("simmim bins", "swin"), ("simmim clusters", "vit"), ("simmim blocks", "swinv2")]
 PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias")]
+PAIRS += [("mask_distill", "vit"), ("mask_distill", "swin"), ("mask_distill pixels", "beit_shared")]
+PAIRS += [("mask_distill filled in", "hivit")]

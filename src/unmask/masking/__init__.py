@@ -10,6 +10,17 @@ grid, device)`; they draw from the device's default generator, which the engine 
 
 from unmask.masking.distance import average_distance
 from unmask.masking.mask import Grid, Mask
+from unmask.masking.named import MaskName, create_masking
 from unmask.masking.samplers import BlockMask, RandomMask, SquareMask, hidden_count
 
-__all__ = ["BlockMask", "Grid", "Mask", "RandomMask", "SquareMask", "average_distance", "hidden_count"]
+__all__ = [
+    "BlockMask",
+    "Grid",
+    "Mask",
+    "MaskName",
+    "RandomMask",
+    "SquareMask",
+    "average_distance",
+    "create_masking",
+    "hidden_count",
+]

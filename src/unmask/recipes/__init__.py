@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from unmask.recipes import itpn, mae, simmim
+from unmask.recipes import itpn, mae, mask_distill, simmim
 from unmask.recipes.base import Recipe
 
 __all__ = ["DEFAULTS", "RECIPES", "SMALL", "Recipe"]
@@ -28,6 +28,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         itpn.itpn_base_1600ep,
         itpn.itpn_large_400ep,
         itpn.itpn_large_1600ep,
+        mask_distill.mask_distill_vit_base_300ep,
+        mask_distill.mask_distill_vit_base_800ep,
     )
 }
 
@@ -36,10 +38,12 @@ DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "mae": mae.default,
     "simmim": simmim.default,
     "itpn": itpn.default,
+    "mask_distill": mask_distill.default,
 }
 # Method name -> its recipe for a few thousand images (docs/small-data.md says how it was found).
 SMALL: dict[str, Callable[[], Recipe]] = {
     "mae": mae.small,
     "simmim": simmim.small,
     "itpn": itpn.small,
+    "mask_distill": mask_distill.small,
 }
