@@ -1,6 +1,6 @@
 """What pre-training on a few thousand photos is worth: the table of docs/small-data.md, one command.
 
-    python benchmarks/small_data.py DATA OUT [--rows mae simmim-swin simmim-vit] [--seeds 0 1 2]
+    python -m benchmarks.small_data DATA OUT [--rows mae simmim-swin simmim-vit] [--seeds 0 1 2]
 
 DATA is a labelled folder with `train`, `validation` and `test`. Every row is pre-trained on `train` with each
 seed; its encoder, and the same one with the random weights that a run of this seed starts from, are probed by
@@ -10,23 +10,19 @@ asked. A run that is in OUT already is not repeated; the table is of the runs th
 
 import argparse
 import json
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
+from benchmarks.probing import answers, gain
 from unmask import pretrain
-from unmask.data import Source, labels_of, open_source
 from unmask.engine.files import write_text
-from unmask.evaluate.features import extract
-from unmask.evaluate.linear import linear_probe
+from unmask.evaluate import Place
 from unmask.evaluate.subject import find_subject, untrained
 
 
@@ -87,53 +83,17 @@ def run(row: Row, seed: int, data: Path, folder: Path, epochs: int) -> dict[str,
         **row.options,
     )
     minutes = (time.process_time() - start) / 60
-    trained, random = probe(row, seed, data, folder)
-    return {
-        "cpu_minutes": minutes,
-        "epochs": epochs,
-        "trained": trained.tolist(),
-        "random": random.tolist(),
-    }
+    return {"cpu_minutes": minutes, "epochs": epochs, **probe(row, seed, data, folder)}
 
 
-def probe(row: Row, seed: int, data: Path, folder: Path) -> tuple[Tensor, Tensor]:
+def probe(row: Row, seed: int, data: Path, folder: Path) -> dict[str, list[bool]]:
     """Whether each held-out image is classified right, by the trained and by the initial encoder."""
     subject = find_subject(folder, image_size=None, seed=seed)
     encoders = {"trained": subject, "random": untrained(subject, seed=seed)}
-    extractors = {
-        name: one.extractor(pool="mean", layer=row.layer, device="cpu") for name, one in encoders.items()
-    }
-
-    def read(source: Source) -> tuple[dict[str, Tensor], Tensor]:
-        return extract(extractors, source, image_size=subject.image_size, channels=subject.channels)
-
-    train = open_source(data / "train")
-    features, labels = read(train)
-    parts = [read(open_source(data / part)) for part in ("validation", "test")]
-    held_out_labels = torch.cat([part[1] for part in parts])
-    classes = len(labels_of(train)[1])
-    right = []
-    for name in encoders:
-        held_out = torch.cat([part[0][name] for part in parts])
-        predictions = linear_probe(features[name], labels, held_out, classes=classes, seed=seed).predictions
-        right.append(predictions == held_out_labels)
-    return right[0], right[1]
-
-
-def gain(trained: list[list[bool]], random: list[list[bool]]) -> tuple[float, float]:
-    """Mean difference in accuracy and its standard error.
-
-    Two things are drawn: held-out images, the same ones for both encoders and all seeds, and seeds. What an
-    image gains is (right trained - right random), averaged over the seeds. The variance of its mean over the
-    images and that of the mean over the seeds are added; the sum is on the safe side, as each holds a part of
-    the other.
-    """
-    difference = torch.tensor(trained).double() - torch.tensor(random).double()  # [seeds, images]
-    by_image, by_seed = difference.mean(0), difference.mean(1)
-    variance = by_image.var().item() / len(by_image)
-    if len(by_seed) > 1:
-        variance += by_seed.var().item() / len(by_seed)
-    return difference.mean().item(), math.sqrt(variance)
+    places = [Place(row.layer, "mean")]
+    extractors = {name: one.extractor(places, "cpu") for name, one in encoders.items()}
+    size = {"image_size": subject.image_size, "channels": subject.channels}
+    return answers(extractors, data, kinds=["linear"], seed=seed, **size)["linear"]
 
 
 def table(out: Path) -> Table:

@@ -23,7 +23,7 @@ from unmask.targets import Teacher, create_teacher
 from unmask.targets.features import normalise
 
 # The usual grid of small students, by maps of EfficientNet-Lite0.
-USUAL = [("efficientnet_lite0@16", 8), ("efficientnet_lite0@32", 4), ("efficientnet_lite0@32x1", 8)]
+USUAL = [("efficientnet_lite0", 8), ("efficientnet_lite0@16", 8), ("efficientnet_lite0@32x1", 8)]
 
 
 def features(teacher: Teacher, source: Source) -> tuple[Tensor, Tensor, float]:

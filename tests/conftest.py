@@ -10,6 +10,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads would cost
 from jaxtyping import install_import_hook  # noqa: E402 - torch reads the environment when it is imported
 
 CHECKED = ["unmask.masking", "unmask.patches", "unmask.decoders", "unmask.encoders", "unmask.methods"]
-CHECKED += ["unmask.heads", "unmask.targets", "unmask.colours"]
+CHECKED += ["unmask.heads", "unmask.targets", "unmask.colours", "unmask.tokenizers", "unmask.prompting"]
 
 hook = install_import_hook(CHECKED, "beartype.beartype")

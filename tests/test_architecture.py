@@ -12,8 +12,8 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 # Lowest first; a module may import its own layer and those before it. What is missing here is an application.
 LAYERS = (
-    ("errors", "masking", "patches", "data", "demo_data"),
-    ("encoders", "load", "decoders", "heads", "targets"),
+    ("errors", "processes", "reading", "masking", "patches", "data", "demo_data"),
+    ("encoders", "load", "decoders", "prompting", "regressor", "heads", "targets"),
     ("learner", "methods", "tokenizers"),
     ("recipes",),
 )

@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from unmask.cli import app
 from unmask.encoders import create_encoder
+from unmask.listing import unified_table
 from unmask.methods.base import Method
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -93,3 +94,10 @@ def test_every_option_in_the_command_line_page_exists() -> None:
     named = set(re.findall(r"`(--[a-z-]+)", page)) - {"--help"}
     assert len(named) > 15
     assert named <= options(typer.main.get_command(app))
+
+
+def test_the_table_of_methods_is_that_of_the_code() -> None:
+    page = (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
+    written = re.search(r"methods_table\.py -->\n\n(.*)\n<!-- end -->", page, flags=re.S)
+    assert written is not None
+    assert written[1] == unified_table(), "write it anew: python scripts/write_methods_table.py"

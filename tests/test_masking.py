@@ -1,9 +1,19 @@
 """Mask's verbs and the samplers."""
 
+import itertools
+
 import pytest
 import torch
 
-from unmask.masking import BlockMask, Mask, RandomMask, SquareMask, average_distance, hidden_count
+from unmask.masking import (
+    BlockMask,
+    ImportanceMask,
+    Mask,
+    RandomMask,
+    SquareMask,
+    average_distance,
+    hidden_count,
+)
 
 GRID = (4, 6)
 
@@ -229,3 +239,40 @@ def test_the_average_distance_needs_something_hidden_and_something_visible(hidde
     cells = torch.stack([torch.arange(24) < 12, torch.full((24,), hidden)])
     with pytest.raises(ValueError, match="a hidden and a visible patch in every image"):
         average_distance(Mask.ragged(cells, GRID), 4)
+
+
+def test_gumbel_noise_draws_without_replacement_in_proportion() -> None:
+    """Plackett-Luce: the first to be kept has the probability of its chance, and so on among the rest."""
+    torch.manual_seed(0)
+    chance = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    drawn = ImportanceMask(ratio=0.5)(40_000, (2, 2))
+    kept = ~drawn.weighed(chance.expand(40_000, -1)).hidden
+    assert (kept.sum(1) == 2).all()
+    expected = torch.zeros(4)
+    for first, second in itertools.permutations(range(4), 2):
+        probability = chance[first] * chance[second] / (1 - chance[first])
+        expected[[first, second]] += probability
+    torch.testing.assert_close(kept.float().mean(0), expected, rtol=0, atol=0.01)
+
+
+def test_even_importance_is_the_mask_that_was_drawn() -> None:
+    drawn = ImportanceMask(ratio=0.75)(8, (6, 6))
+    even = drawn.weighed(torch.full((8, 36), 1e-3))
+    assert torch.equal(even.hidden, drawn.hidden) and even.count == drawn.count == 27
+    part = drawn.rows(2, 5)
+    importance = torch.rand(8, 36)
+    assert torch.equal(part.weighed(importance[2:5]).hidden, drawn.weighed(importance).hidden[2:5])
+
+
+def test_importance_of_zero_is_no_trouble() -> None:
+    drawn = ImportanceMask(ratio=0.75)(4, (6, 6))
+    importance = torch.zeros(4, 36)
+    importance[:, 7] = 1.0
+    mask = drawn.weighed(importance.half())
+    assert (mask.hidden.sum(1) == 27).all() and not mask.hidden[:, 7].any()
+    assert (drawn.weighed(torch.zeros(4, 36)).hidden == drawn.hidden).all()
+
+
+def test_importance_masks_are_refused_where_none_exists() -> None:
+    with pytest.raises(ValueError, match="hides"):
+        ImportanceMask(ratio=0.1).check((2, 2))

@@ -9,19 +9,25 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unmask.attention import attention
     from unmask.check import check
+    from unmask.codes.atlas import codes
     from unmask.colours import colours
+    from unmask.compare import compare
     from unmask.convert import convert
     from unmask.embed import embed
     from unmask.encoders import ENCODERS
+    from unmask.engine.first_stage import train_tokenizer
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
     from unmask.export import export
-    from unmask.load import load_encoder
+    from unmask.load import load_encoder, load_pyramid
     from unmask.masks import masks
     from unmask.methods import METHODS
     from unmask.recipes import RECIPES
+    from unmask.recipes.trained import load_tokenizer
     from unmask.shrink import shrink
+    from unmask.tokenizers import TOKENIZERS
     from unmask.visualize import reconstruct
 
 __version__ = "0.1.0"
@@ -29,34 +35,48 @@ __all__ = [
     "ENCODERS",
     "METHODS",
     "RECIPES",
+    "TOKENIZERS",
+    "attention",
     "check",
+    "codes",
     "colours",
+    "compare",
     "convert",
     "embed",
     "evaluate",
     "export",
     "load_encoder",
+    "load_pyramid",
+    "load_tokenizer",
     "masks",
     "pretrain",
     "reconstruct",
     "shrink",
+    "train_tokenizer",
 ]
 
 _HOMES = {
     "ENCODERS": "unmask.encoders",
     "METHODS": "unmask.methods",
     "RECIPES": "unmask.recipes",
+    "TOKENIZERS": "unmask.tokenizers",
+    "attention": "unmask.attention",
     "check": "unmask.check",
+    "codes": "unmask.codes.atlas",
     "colours": "unmask.colours",
+    "compare": "unmask.compare",
     "convert": "unmask.convert",
     "embed": "unmask.embed",
     "evaluate": "unmask.evaluate",
     "export": "unmask.export",
     "load_encoder": "unmask.load",
+    "load_pyramid": "unmask.load",
+    "load_tokenizer": "unmask.recipes.trained",
     "masks": "unmask.masks",
     "pretrain": "unmask.engine.pretrain",
     "reconstruct": "unmask.visualize",
     "shrink": "unmask.shrink",
+    "train_tokenizer": "unmask.engine.first_stage",
 }
 
 

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from math import floor, log10
 
 import matplotlib
@@ -62,9 +63,9 @@ def line_chart(
         axes.plot(*thin(x, y), color=ACCENT, linewidth=2, solid_capstyle="round")
     if np.isfinite(y).sum() == 1:
         axes.plot(x, y, "o", color=ACCENT, markersize=6)
-    _style(axes, y, logarithmic=(smooth or logarithmic) and _spans_decades(y))
+    style(axes, y, logarithmic=(smooth or logarithmic) and spans_decades(y))
     _draw_references(axes, references or {})
-    return _to_svg(figure, name)
+    return to_svg(figure, name)
 
 
 def curves_chart(curves: Mapping[str, Sequence[tuple[float, float]]], *, name: str, percent: bool) -> str:
@@ -94,13 +95,13 @@ def curves_chart(curves: Mapping[str, Sequence[tuple[float, float]]], *, name: s
                 va="top" if below else "bottom",
             )
     values = np.asarray([value for points in curves.values() for _, value in points], dtype=float)
-    _style(axes, values, logarithmic=False)
+    style(axes, values, logarithmic=False)
     axes.margins(y=0.15)
     axes.autoscale(axis="y")
     axes.set_ylim(bottom=0)
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    return _to_svg(figure, name)
+    return to_svg(figure, name)
 
 
 def running_mean(values: Values) -> Values:
@@ -132,7 +133,8 @@ def thin(x: Values, y: Values, points: int = POINTS) -> tuple[Values, Values]:
     return x[index], y[index]
 
 
-def _spans_decades(values: Values) -> bool:
+def spans_decades(values: Values) -> bool:
+    """Whether values are better drawn on a logarithmic axis."""
     finite = values[np.isfinite(values)]
     return len(finite) > 1 and bool(finite.min() > 0) and bool(finite.max() / finite.min() > LOG_RANGE)
 
@@ -158,8 +160,23 @@ def _draw_references(axes: Axes, references: Mapping[str, float]) -> None:
         before = value
 
 
-def _style(axes: Axes, values: Values, *, logarithmic: bool) -> None:
-    axes.set_xlabel("step", color=MUTED)
+def style(
+    axes: Axes,
+    values: Values,
+    *,
+    logarithmic: bool,
+    label: str = "step",
+    muted: str = MUTED,
+    grid: str = GRID,
+) -> None:
+    """The looks that all charts share.
+
+    Args:
+        values: that are drawn; they decide the ticks.
+        label: of the horizontal axis.
+        muted: colour of text; so is `grid` of lines. The defaults are placeholders of `to_svg`.
+    """
+    axes.set_xlabel(label, color=muted)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if logarithmic:
@@ -176,13 +193,13 @@ def _style(axes: Axes, values: Values, *, logarithmic: bool) -> None:
             and np.nanmin(values) < 0.3 * np.nanmax(values)
         ):
             axes.set_ylim(bottom=0)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.grid(axis="y", color=grid, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_xlim(0, axes.dataLim.x1 * 1.01)
-    axes.tick_params(colors=MUTED, length=0, pad=5)
+    axes.tick_params(colors=muted, length=0, pad=5)
     axes.tick_params(which="minor", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)
+    axes.spines["bottom"].set_color(grid)
 
 
 def _plain(values: Values) -> Callable[[float, int], str]:
@@ -193,8 +210,8 @@ def _plain(values: Values) -> Callable[[float, int], str]:
     return lambda value, _: f"{value / 10.0**exponent:.4g}{suffix}" if value else "0"
 
 
-def _to_svg(figure: Figure, name: str) -> str:
-    """The figure as an <svg> element without prologue, metadata, fixed size or fixed colours."""
+def to_svg(figure: Figure, name: str) -> str:
+    """A figure as an <svg> element without prologue, metadata, fixed size or fixed colours."""
     identifier = re.sub(r"\W+", "-", name)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": identifier, "font.size": 10}):
@@ -208,4 +225,4 @@ def _to_svg(figure: Figure, name: str) -> str:
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    return svg.replace("<svg", f'<svg class="chart" role="img" aria-label="{name}"', 1)
+    return svg.replace("<svg", f'<svg class="chart" role="img" aria-label="{escape(name)}"', 1)

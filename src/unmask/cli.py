@@ -17,7 +17,8 @@ from rich.markup import escape
 from unmask import __version__
 from unmask.cli_check import check
 from unmask.cli_evaluate import evaluate_app
-from unmask.commands import colours, convert, embed, masks, shrink
+from unmask.cli_tokenizer import codes, tokenizer
+from unmask.commands import attention, colours, compare, convert, embed, masks, shrink
 from unmask.engine.launch import speaks
 from unmask.errors import UserError
 from unmask.options import (
@@ -125,6 +126,9 @@ def pretrain(
         raise typer.Exit(run.interrupted)
 
 
+app.command()(tokenizer)
+app.command()(codes)
+app.command()(attention)
 app.command()(embed)
 
 
@@ -134,12 +138,15 @@ def reconstruct(
     pictures: Annotated[list[Path], typer.Argument(help="Any pictures.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="PNG to write.")] = None,
     mask_ratio: Annotated[float | None, typer.Option(help="Share to hide; the run's if not given.")] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="Predicted features, of a method that predicts pixels too.")
+    ] = False,
     seed: RandomSeed = 0,
 ) -> None:
     """Hide parts of pictures and see what a run makes of them."""
     from unmask.visualize import reconstruct
 
-    typer.echo(reconstruct(run, pictures, out=out, mask_ratio=mask_ratio, seed=seed))
+    typer.echo(reconstruct(run, pictures, out=out, mask_ratio=mask_ratio, seed=seed, features=features))
 
 
 @app.command()
@@ -165,6 +172,7 @@ def export(
     typer.echo(export(run, to=to, out=out, normalise=normalise))
 
 
+app.command()(compare)
 app.command()(colours)
 app.command()(convert)
 app.command()(masks)
@@ -172,10 +180,12 @@ app.command()(masks)
 
 @app.command("list")
 def list_names(
-    what: Annotated[Literal["methods", "encoders", "recipes"], typer.Argument(help="What to list.")],
+    what: Annotated[
+        Literal["methods", "tokenizers", "encoders", "recipes"], typer.Argument(help="What to list.")
+    ],
     pattern: Annotated[str, typer.Argument(help="Only names with this in them.")] = "",
 ) -> None:
-    """Names of methods, encoders or published runs."""
+    """Names of methods, tokenizers, encoders or published runs."""
     from unmask.listing import listing
 
     console = Console()
@@ -190,7 +200,7 @@ def list_names(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Method, published run, recipe.json, or encoder.")],
+    name: Annotated[str, typer.Argument(help="Method, tokenizer, published run, recipe.json, or encoder.")],
     images: Annotated[
         int | None, typer.Option(min=1, help="Of a method: its defaults for a data set of this many.")
     ] = None,

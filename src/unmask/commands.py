@@ -18,6 +18,7 @@ from unmask.options import (
     Subject,
     Workers,
     key_values,
+    place,
 )
 
 
@@ -33,6 +34,28 @@ def convert(
     from unmask.convert.table import summary
 
     Console().print(*summary(convert(file, out=out, overrides=key_values(settings or []))), sep="\n")
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of two runs or more.")],
+    pictures: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Any picture; once for each of several.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Page (.html) or picture (.png) to write.")
+    ] = Path("compare.html"),
+    mask_ratio: Annotated[
+        float | None, typer.Option(help="Share to hide; what the first run hides if not given.")
+    ] = None,
+    seed: RandomSeed = 0,
+) -> None:
+    """Put runs side by side: the same pictures under the same masks, curves, a table."""
+    from unmask.compare import compare
+    from unmask.compare.table import summary
+
+    found = compare(runs, pictures=pictures or [], out=out, mask_ratio=mask_ratio, seed=seed)
+    Console().print(summary(found.rows))
+    typer.echo(found.path)
 
 
 def masks(
@@ -108,6 +131,24 @@ def embed(
         typer.echo(f"{len(written.skipped):,} could not be read and are left out:", err=True)
         for name, reason in written.skipped.items():
             typer.echo(f"  {name}: {reason}", err=True)
+
+
+def attention(
+    subject: Subject,
+    pictures: Annotated[list[Path], typer.Argument(help="Any pictures.")],
+    at: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y", help="Place that looks, 0,0 to 1,1: across, down. Repeatable. [0.5,0.5]"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="PNG to write.")] = None,
+    image_size: Size = None,
+    seed: RandomSeed = 0,
+) -> None:
+    """See where chosen patches of pictures look, in the last block of an encoder."""
+    from unmask.attention import CENTRE, attention
+
+    places = [place(text) for text in at] if at else [CENTRE]
+    typer.echo(attention(subject, pictures, at=places, out=out, image_size=image_size, seed=seed))
 
 
 def shrink(

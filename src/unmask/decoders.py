@@ -16,6 +16,20 @@ from unmask.masking import Grid, Mask
 from unmask.patches import sincos_table
 
 
+def require_sizes(dim: int, depth: int, heads: int) -> None:
+    """
+    Raises:
+        ValueError: no decoder can have these.
+    """
+    if min(dim, heads) < 1 or depth < 0:
+        raise ValueError(
+            f"a decoder needs a positive width, a positive number of heads and no negative depth, not "
+            f"{dim}, {heads} and {depth}"
+        )
+    if dim % heads:
+        raise ValueError(f"a decoder of width {dim} cannot have {heads} heads: choose a divisor of the width")
+
+
 class _Decoder(nn.Module):
     """A narrow ViT over all patches, with fixed sine-cosine positions.
 
@@ -27,23 +41,26 @@ class _Decoder(nn.Module):
         heads: attention heads.
         mlp_ratio: width of the hidden layer of a block, as a multiple of `dim`.
         norm_eps: added to the variance in every norm.
+        first: the axis that comes first in the table of positions: see `sincos_table`.
     """
 
     def __init__(
-        self, grid: Grid, *, prefix: int, dim: int, depth: int, heads: int, mlp_ratio: float, norm_eps: float
+        self,
+        grid: Grid,
+        *,
+        prefix: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        norm_eps: float,
+        first: str = "column",
     ) -> None:
         super().__init__()
-        if min(dim, heads) < 1 or depth < 0:
-            raise ValueError(
-                f"a decoder needs a positive width, a positive number of heads and no negative depth, not "
-                f"{dim}, {heads} and {depth}"
-            )
-        if dim % heads:
-            raise ValueError(
-                f"a decoder of width {dim} cannot have {heads} heads: choose a divisor of the width"
-            )
+        require_sizes(dim, depth, heads)
         self.prefix = prefix
-        self.register_buffer("positions", sincos_table(grid, dim, prefix=prefix), persistent=False)
+        positions = sincos_table(grid, dim, prefix=prefix, first=first)
+        self.register_buffer("positions", positions, persistent=False)
         norm = partial(nn.LayerNorm, eps=norm_eps)
         self.blocks = nn.ModuleList(
             Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)
@@ -105,6 +122,7 @@ class ViTDecoder(_Decoder):
         heads: int = 16,
         mlp_ratio: float = 4.0,
         norm_eps: float = 1e-6,
+        first: str = "column",
     ) -> None:
         super().__init__(
             grid,
@@ -114,6 +132,7 @@ class ViTDecoder(_Decoder):
             heads=heads,
             mlp_ratio=mlp_ratio,
             norm_eps=norm_eps,
+            first=first,
         )
         self.embed_norm = nn.LayerNorm(encoder_dim, eps=norm_eps) if norm_input else nn.Identity()
         self.embed = nn.Linear(encoder_dim, dim)
@@ -136,6 +155,30 @@ class ViTDecoder(_Decoder):
         return self.transform(x, only=mask if hidden_only else None)
 
 
+class LevelSum(nn.ModuleList):
+    """A pyramid's levels as one vector a unit: every position of a level becomes its share of it, and the
+    levels are added up (iTPN).
+
+    Args:
+        pyramid_dim: width of the levels, at strides 4, 8 and 16 of units of 16 pixels.
+        dim: width of the sum, divisible by 16.
+    """
+
+    def __init__(self, pyramid_dim: int, dim: int, *, norm_eps: float = 1e-6) -> None:
+        if dim % 16:
+            raise ValueError(
+                f"a vector of width {dim} cannot take 16 positions of a unit: choose a multiple of 16"
+            )
+        super().__init__(
+            nn.Sequential(nn.LayerNorm(pyramid_dim, eps=norm_eps), nn.Linear(pyramid_dim, dim // positions))
+            for positions in (16, 4, 1)
+        )
+
+    def forward(self, levels: Sequence[Float[Tensor, "B V _ C"]]) -> Float[Tensor, "B V D"]:
+        fine, middle, coarse = (embed(level).flatten(2) for embed, level in zip(self, levels, strict=True))
+        return fine + middle + coarse
+
+
 class PyramidDecoder(_Decoder):
     """The sum of a pyramid's levels where units are visible, one learned token a level where they are hidden
     (iTPN).
@@ -156,17 +199,10 @@ class PyramidDecoder(_Decoder):
         mlp_ratio: float = 4.0,
         norm_eps: float = 1e-6,
     ) -> None:
-        if dim % 16:
-            raise ValueError(
-                f"a decoder of width {dim} cannot take 16 positions of a unit: choose a multiple of 16"
-            )
         super().__init__(
             grid, prefix=0, dim=dim, depth=depth, heads=heads, mlp_ratio=mlp_ratio, norm_eps=norm_eps
         )
-        self.embed = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(pyramid_dim, eps=norm_eps), nn.Linear(pyramid_dim, dim // positions))
-            for positions in (16, 4, 1)
-        )
+        self.embed = LevelSum(pyramid_dim, dim, norm_eps=norm_eps)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.apply(xavier_linear)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -179,7 +215,6 @@ class PyramidDecoder(_Decoder):
         Args:
             hidden_only: only those of the hidden units, in raster order, which costs less.
         """
-        units = [embed(level).flatten(2) for embed, level in zip(self.embed, levels, strict=True)]
         # The token stands for a hidden unit at every level, and the levels are added up.
-        tokens = mask.restore(sum(units), len(units) * self.mask_token)
+        tokens = mask.restore(self.embed(levels), len(self.embed) * self.mask_token)
         return self.transform(tokens, only=mask if hidden_only else None)

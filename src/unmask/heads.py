@@ -1,4 +1,4 @@
-"""From an encoder's features to the map that is predicted: the four heads of SimMIM's ablation (table 2)."""
+"""From an encoder's features to what is predicted: the four heads of SimMIM's ablation (table 2), BEiT's."""
 
 from typing import Literal
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_, zeros_
 
 from unmask.encoders.base import Encoder
+from unmask.encoders.initialise import narrow_linear
 from unmask.encoders.swin import fitting_window
 from unmask.masking import Grid
 from unmask.patches import from_patches
@@ -47,6 +48,14 @@ def create_head(name: HeadName, encoder: Encoder, *, outputs: int, cell: int) ->
     return InverseSwin(
         encoder.dim, grid, outputs=outputs, side=stride // cell // enlarged, width=width, depths=depths
     )
+
+
+class CodeHead(nn.Linear):
+    """Logits of all codes from a feature, drawn as all of BEiT's matrices are."""
+
+    def __init__(self, width: int, codes: int) -> None:
+        super().__init__(width, codes)
+        self.apply(narrow_linear)
 
 
 class LinearHead(nn.Linear):

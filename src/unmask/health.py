@@ -5,17 +5,15 @@ The thresholds are meant to let every healthy run pass: what they catch is broke
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import groupby, pairwise
 from statistics import median
-from typing import Literal
 
+from unmask.findings import LEVELS, Finding, Level, Verdict
+from unmask.health_codes import code_findings
 from unmask.runs import Line, Log, number
 from unmask.trivial import COPYING
 
-Level = Literal["good", "watch", "bad"]
-LEVELS: tuple[Level, ...] = ("good", "watch", "bad")
-TITLES = {"good": "Healthy", "watch": "Worth a look", "bad": "Something is wrong"}
+__all__ = ["Finding", "Level", "Verdict", "guesses_of", "probes_of", "score_of", "verdict"]
 
 BLOCKS = 20  # the training lines are compared in so many stretches, by their medians
 FEWEST_LINES = 20  # training lines, before which no trend is looked for
@@ -36,43 +34,6 @@ A_FEW, OFTEN = 10, 0.01  # steps, and of the steps; in fp16 the first ones seek 
 SMALLER_RATE = "Start anew with a smaller --lr (a tenth), or with optim.clip=1."
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was found.
-
-    Attributes:
-        about: what was looked at, the same word at all times.
-        what: a sentence with its numbers.
-        remedy: what to do about it; empty if nothing.
-    """
-
-    about: str
-    level: Level
-    what: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """All findings, the worst first."""
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def level(self) -> Level:
-        """That of the worst finding; good if there are none."""
-        return max((finding.level for finding in self.findings), key=LEVELS.index, default="good")
-
-    @property
-    def title(self) -> str:
-        return TITLES[self.level]
-
-    def __str__(self) -> str:
-        """A line a finding, for a terminal."""
-        lines = [f"  {finding.what} {finding.remedy}".rstrip() for finding in self.findings]
-        return "\n".join([f"{self.title}:" if lines else f"{self.title}.", *lines])
-
-
 def verdict(log: Log) -> Verdict:
     """What a run's log says about its health.
 
@@ -85,6 +46,7 @@ def verdict(log: Log) -> Verdict:
         *_images(log),
         *_worth(log),
         *_features(log),
+        *code_findings(log),
         *_scores(log),
         *_trend(log),
         *_gradient(log),
@@ -190,7 +152,7 @@ def _features(log: Log) -> Iterable[Finding]:
     now, first = number(probes[-1], "spread"), number(probes[0], "spread")
     rank = number(probes[-1], "effective_rank")
     if now is None or rank is None:
-        if probes[-1].get("images"):
+        if probes[-1].get("images") and "codes" not in probes[-1]:
             what = "The features of whole images are not finite numbers."
             yield Finding("features", "bad", what, f"The weights are broken. {SMALLER_RATE}")
         return

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from unmask.data.views import View
+from unmask.masking import Mask
 
 
 class Learner(nn.Module, ABC):
@@ -29,6 +31,13 @@ class Learner(nn.Module, ABC):
         Args:
             views: batches [B, C, H, W], by keyword, one for every entry of `views`.
         """
+
+    def draws(
+        self, images: Float[Tensor, "B C H W"], *, first: int = 0, batch: int | None = None
+    ) -> dict[str, Mask]:
+        """What `forward` takes beside the views, drawn for images as `Method.draw` says: a method's masks;
+        nothing (the default) where nothing is hidden."""
+        return {}
 
     def after_step(self, step: int, total: int) -> None:
         """Called after every optimiser step, `step` in [1, total]: momentum teachers and the like."""

@@ -4,11 +4,16 @@ import difflib
 import inspect
 import json
 from collections.abc import Iterator
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unmask.errors import UserError
-from unmask.recipes import DEFAULTS, RECIPES
-from unmask.recipes.resolve import FEW_IMAGES, resolve_recipe
+from unmask.recipes import DEFAULTS, RECIPES, TOKENIZER_DEFAULTS, TOKENIZER_RECIPES
+from unmask.recipes.resolve import FEW_IMAGES, resolve_recipe, resolve_tokenizer, trains_tokenizer
+
+if TYPE_CHECKING:
+    from unmask.methods.card import Card
 
 
 def listing(what: str, pattern: str = "") -> Iterator[tuple[str, str]]:
@@ -22,9 +27,15 @@ def listing(what: str, pattern: str = "") -> Iterator[tuple[str, str]]:
 
         for name, method in METHODS.items():
             if pattern in name:
-                yield name, _paper(method)[0].split(": ", 1)[-1]
+                yield name, f"{_paper(method)[0].split(': ', 1)[-1]}\n{_in_short(method.card)}"
+    elif what == "tokenizers":
+        from unmask.tokenizers import TOKENIZERS
+
+        for name, tokenizer in TOKENIZERS.items():
+            if pattern in name:
+                yield name, _paper(tokenizer)[0].split(": ", 1)[-1]
     else:
-        for name, recipe in RECIPES.items():
+        for name, recipe in {**RECIPES, **TOKENIZER_RECIPES}.items():
             if pattern in name:
                 yield name, (inspect.getdoc(recipe) or "").splitlines()[0]
 
@@ -44,20 +55,32 @@ def describe(name: str, *, images: int | None = None) -> tuple[str, str, str]:
         title, *rest = _paper(METHODS[name])
         text = "\n".join(rest).strip() + "\n\n" + _defaults_of(name, images)
         return title, text, resolve_recipe(name, images=images).to_json()
+    if name in TOKENIZER_DEFAULTS:
+        from unmask.tokenizers import TOKENIZERS
+
+        title, *rest = _paper(TOKENIZERS[name])
+        text = "\n".join(rest).strip() + "\n\n" + _defaults_of(name, images, command="tokenizer")
+        return title, text, resolve_tokenizer(name, images=images).to_json()
     if images is not None:
         raise UserError(
             f"--images goes with a method ({', '.join(DEFAULTS)}), whose defaults follow from the number of "
             f"images. Leave it out for {name}."
         )
-    if name in RECIPES:
-        title, *rest = (inspect.getdoc(RECIPES[name]) or name).splitlines()
+    if name in RECIPES or name in TOKENIZER_RECIPES:
+        published = RECIPES.get(name) or TOKENIZER_RECIPES[name]
+        title, *rest = (inspect.getdoc(published) or name).splitlines()
         return title, "\n".join(rest).strip() + "\n", _recipe(name)
     if Path(name).is_file():
         return name, "", _recipe(name)
     from unmask.encoders import create_encoder, list_encoders
 
     if name.split(".")[0] not in list_encoders():
-        near = difflib.get_close_matches(name, [*DEFAULTS, *RECIPES, *list_encoders()], n=3, cutoff=0.5)
+        near = difflib.get_close_matches(
+            name,
+            [*DEFAULTS, *TOKENIZER_DEFAULTS, *RECIPES, *TOKENIZER_RECIPES, *list_encoders()],
+            n=3,
+            cutoff=0.5,
+        )
         hint = f" Did you mean {', '.join(near)}?" if near else ""
         raise UserError(f"no method, recipe or encoder is called {name!r}.{hint}")
     encoder = create_encoder(name)
@@ -73,21 +96,43 @@ def describe(name: str, *, images: int | None = None) -> tuple[str, str, str]:
     return name, f"A timm {type(encoder.model).__name__}.", json.dumps(facts, indent=2)
 
 
+def unified_table() -> str:
+    """All methods as rows of the unified view of masked image modelling (`Card`), as a Markdown table."""
+    from unmask.methods import METHODS
+    from unmask.methods.card import Card
+
+    heads = {"title": "method", "student": "what the encoder sees"}
+    names = [field.name for field in fields(Card)]
+    lines = [[heads.get(name, name) for name in names], ["---"] * len(names)]
+    lines += [list(asdict(method.card).values()) for method in METHODS.values()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _in_short(card: "Card") -> str:
+    """A card in two indented lines."""
+    return (
+        f"    predicts {card.target} (normalised: {card.normalisation}); sees {card.student}\n"
+        f"    {card.head}; {card.loss}; {card.masking}"
+    )
+
+
 def _paper(method: type) -> list[str]:
     """The paper card of a method: the docstring of its module."""
     return (inspect.getdoc(inspect.getmodule(method)) or method.__name__).splitlines()
 
 
-def _defaults_of(method: str, images: int | None) -> str:
+def _defaults_of(name: str, images: int | None, *, command: str = "pretrain") -> str:
     """What the recipe that follows is."""
-    what = f"Defaults of `unmask pretrain {method}`"
+    what = f"Defaults of `unmask {command} {name}`"
     if images is not None:
         return f"{what} for {images:,} images:"
     return (
-        f"Fewer than {FEW_IMAGES:,} images get a smaller encoder, smaller images and a shorter run: `unmask "
-        f"show {method} --images 3000`.\n\n{what} for more of them, before epochs follow from their number:"
+        f"Fewer than {FEW_IMAGES:,} images get a smaller network, smaller images and a shorter run: `unmask "
+        f"show {name} --images 3000`.\n\n{what} for more of them, before epochs follow from their number:"
     )
 
 
 def _recipe(name: str) -> str:
-    return resolve_recipe(name).to_json()
+    """Of a published run, or of a file, whatever it trains."""
+    is_tokenizer = name in TOKENIZER_RECIPES or (name not in RECIPES and trains_tokenizer(name))
+    return (resolve_tokenizer if is_tokenizer else resolve_recipe)(name).to_json()

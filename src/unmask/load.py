@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor
 
 from unmask.encoders import ENCODERS, Encoder, create_encoder
 from unmask.encoders.base import ImageSize, height_and_width
+from unmask.encoders.itpn import Pyramid
 from unmask.errors import UserError
 
 FORMAT = 1
 WEIGHTS = "encoder.safetensors"
+PYRAMID = "pyramid.safetensors"
 RANDOM = "random:"
 
 
@@ -68,6 +70,45 @@ def load_encoder(
     if image_size is not None and image_size != encoder.image_size:
         encoder = resized(encoder, image_size)
     return encoder.eval()
+
+
+def load_pyramid(path: str | Path) -> Pyramid | None:
+    """The feature pyramid that was trained together with an encoder, in eval mode, on the CPU; None if there
+    is none.
+
+    `pyramid.maps(encoder(images).pyramid)` are its maps [B, D, h, w] at strides 4, 8 and 16.
+
+    Args:
+        path: a run folder, any folder with `encoder.safetensors`, such a file, or the pyramid's own file.
+
+    Raises:
+        UserError: nothing there, or damaged or foreign weights.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UserError(f"There is no {path}. Give a run folder or an encoder.safetensors.")
+    file = path / PYRAMID if path.is_dir() else beside_encoder(path)
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, "pt") as opened:
+            architecture = json.loads((opened.metadata() or {})["architecture"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        pyramid = Pyramid(**architecture)
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UserError(f"{file} is damaged or holds no feature pyramid ({error!r}).") from error
+    _check(tensors, pyramid.state_dict(), file)
+    pyramid.load_state_dict(tensors, strict=True)
+    return pyramid.eval()
+
+
+def beside_encoder(weights: Path) -> Path:
+    """The file of the pyramid that belongs to an encoder's file: `encoder_best` has `pyramid_best`."""
+    stem = weights.stem
+    if stem.startswith("pyramid"):
+        return weights
+    own = stem.replace("encoder", "pyramid", 1) if "encoder" in stem else f"pyramid_{stem}"
+    return weights.with_name(f"{own}.safetensors")
 
 
 def read_card(path: str | Path) -> tuple[Path, dict[str, Any]]:

@@ -42,6 +42,14 @@ def numbers(text: str) -> tuple[float, ...]:
         raise typer.BadParameter(f"{text!r} is no list of numbers such as 1.6,6.4") from error
 
 
+def place(text: str) -> tuple[float, float]:
+    """Two numbers from "0.5,0.25": across, down."""
+    found = numbers(text)
+    if len(found) != 2:
+        raise typer.BadParameter(f"{text!r} is no place: give two numbers from 0 to 1 such as 0.5,0.25")
+    return found[0], found[1]
+
+
 def key_values(settings: list[str]) -> dict[str, str]:
     """The KEY=VALUE arguments."""
     pairs = {}
@@ -77,7 +85,8 @@ Settings = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Settings: method.*, encoder.*, data.*, optim.*, schedule.*, checkpoint.*, probe.*",
+        help="Settings: method.*, encoder.* (or tokenizer.*), data.*, optim.*, schedule.*, checkpoint.*, "
+        "probe.*",
     ),
 ]
 CheckedRecipe = Annotated[

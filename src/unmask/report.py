@@ -19,8 +19,17 @@ from unmask.engine.files import write_text
 from unmask.engine.optim import LONGEST_WARMUP, REFERENCE_EPOCHS
 from unmask.evaluate.table import LAST, by_layer
 from unmask.health import guesses_of, probes_of, verdict
-from unmask.runs import Line, Log, number, read_json, read_log, read_recipe
-from unmask.summary import data_name, header, kind_title, probes_in_words, score, tiles, warnings
+from unmask.runs import Line, Log, number, read_json, read_log, read_plan
+from unmask.summary import (
+    data_name,
+    header,
+    is_tokenizer,
+    kind_title,
+    probes_in_words,
+    score,
+    tiles,
+    warnings,
+)
 from unmask.trivial import COPYING
 
 CARDS = "encoder.json", "encoder_best.json"
@@ -37,10 +46,10 @@ def write_report(run: Path) -> Path:
 
     The page needs no network and no other file. It replaces an older one in one step: no reader sees half.
     """
-    recipe = read_recipe(run).model_dump(mode="json")
+    recipe = read_plan(run).model_dump(mode="json")
     log = read_log(run / "log.jsonl")
     environment = read_json(run / "environment.json")
-    page = _template().render(
+    page = template("report.html").render(
         header(recipe, log, environment)
         | {
             "verdict": verdict(log),
@@ -49,7 +58,8 @@ def write_report(run: Path) -> Path:
             "charts": _charts(log),
             "probes": _probe_charts(log),
             "probes_note": probes_in_words(log),
-            "neighbours": _neighbours(run / "images"),
+            "neighbours": _newest(run / "images", "neighbours"),
+            "codes": _newest(run / "images", "codes"),
             "strips": _strips(run / "images"),
             "scores": _scores(log),
             "evaluations": [_evaluation_row(event) for event in log.all("evaluation")],
@@ -70,11 +80,12 @@ def write_report(run: Path) -> Path:
     return path
 
 
-def _template() -> Any:
+def template(name: str) -> Any:
+    """A page of the folder `templates`, to be rendered; what it is not given is an error."""
     environment = Environment(
         loader=PackageLoader("unmask"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 def _charts(log: Log) -> list[dict[str, Any]]:
@@ -134,9 +145,9 @@ def _probe_charts(log: Log) -> list[dict[str, Any]]:
     return charts
 
 
-def _neighbours(folder: Path) -> dict[str, Any] | None:
-    """The newest sheet of nearest neighbours."""
-    paths = sorted(folder.glob("neighbours_*.png"))
+def _newest(folder: Path, kind: str) -> dict[str, Any] | None:
+    """The newest picture of a kind: nearest neighbours, or what codes stand for."""
+    paths = sorted(folder.glob(f"{kind}_*.png"))
     return _picture(paths[-1]) if paths else None
 
 
@@ -150,23 +161,22 @@ def _strips(folder: Path) -> list[dict[str, Any]]:
 
 
 def _picture(path: Path) -> dict[str, Any] | None:
-    """A picture of a step as a WebP data URL, far smaller than the PNG; None if it is broken (or still being
-    written)."""
-    buffer = BytesIO()
+    """A picture of a step; None if it is broken (or still being written)."""
     try:
         with Image.open(path) as image:
-            size = image.size
-            image.save(buffer, "WEBP", quality=90)
+            picture = as_webp(image)
     except OSError:
         return None
     step = int(path.stem.rpartition("_")[2])
-    return {
-        "source": "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode(),
-        "width": size[0],
-        "height": size[1],
-        "step": f"{step:,}",
-        "caption": f"Step {step:,}",
-    }
+    return {**picture, "step": f"{step:,}", "caption": f"Step {step:,}"}
+
+
+def as_webp(image: Image.Image) -> dict[str, Any]:
+    """A picture as a WebP data URL, far smaller than a PNG, and its size in pixels."""
+    buffer = BytesIO()
+    image.save(buffer, "WEBP", quality=90)
+    source = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return {"source": source, "width": image.width, "height": image.height}
 
 
 def _scores(log: Log) -> list[dict[str, Any]]:
@@ -224,9 +234,11 @@ def _evaluation_row(event: Line) -> dict[str, str]:
 
 
 def _snippet(run: Path) -> str | None:
-    """Python that loads the encoder, from where it lies; None before the first export."""
-    code = read_json(run / "encoder.json").get("load")
-    return code and code.replace("encoder.safetensors", str(run.resolve() / "encoder.safetensors"))
+    """Python that loads the encoder or the tokenizer, from where it lies; None before the first export."""
+    for name in ("encoder", "tokenizer"):
+        if code := read_json(run / f"{name}.json").get("load"):
+            return str(code).replace(f"{name}.safetensors", str(run.resolve() / f"{name}.safetensors"))
+    return None
 
 
 def _best(run: Path) -> int | None:
@@ -239,9 +251,14 @@ def _commands(run: Path, recipe: Line, log: Log) -> list[dict[str, str]]:
     folder = shlex.quote(str(run.resolve()))
     data = shlex.quote(str(log.last("start", "resume").get("data", "photos/")))
     lines = {}
+    command, section = ("tokenizer", "tokenizer") if is_tokenizer(recipe) else ("pretrain", "method")
     if log.status != "finished":
-        resume = f"unmask pretrain {recipe['method']['name']} --data {data} --out {folder} --resume"
+        resume = f"unmask {command} {recipe[section]['name']} --data {data} --out {folder} --resume"
         lines["Continue the training"] = resume
+    if (run / "tokenizer.json").is_file():
+        pretrain = f"unmask pretrain beit --data {data} --out runs/beit method.tokenizer={folder}"
+        lines["Pre-train an encoder on its codes"] = pretrain
+        lines["See what each code stands for"] = f"unmask codes {folder} --data {data} --out codes.png"
     if (run / "encoder.json").is_file():
         lines["Measure it on labelled pictures"] = f"unmask evaluate linear {folder} --data labelled/"
         lines["Try it on a picture of your own"] = f"unmask reconstruct {folder} picture.jpg"

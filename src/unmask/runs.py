@@ -16,7 +16,8 @@ from unmask.data import Source
 from unmask.engine.checkpoint import AVERAGE, checkpoints
 from unmask.errors import UserError
 from unmask.methods import Method
-from unmask.recipes.base import Recipe, explain
+from unmask.recipes.base import Plan, Recipe, explain
+from unmask.recipes.base import read_plan as parse_plan
 from unmask.recipes.build import build_method
 
 Line = Mapping[str, Any]
@@ -111,8 +112,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def read_recipe(run: Path) -> Recipe:
-    """The recipe of a run folder.
+def read_plan(run: Path) -> Plan:
+    """The recipe of a run folder, whatever was trained there.
 
     Raises:
         UserError: it is no run folder, or its recipe is of another version or was damaged.
@@ -124,11 +125,23 @@ def read_recipe(run: Path) -> Recipe:
             "Give the folder that --out named when pre-training."
         )
     try:
-        return Recipe.from_json(path)
+        return parse_plan(path)
     except ValidationError as error:
         raise UserError(f"{path} is no recipe that this version can read: {explain(error)}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is damaged: it is no text ({error.reason})") from error
+
+
+def read_recipe(run: Path) -> Recipe:
+    """The recipe of a run folder in which a method was trained.
+
+    Raises:
+        UserError: as `read_plan`, or it holds a tokenizer.
+    """
+    plan = read_plan(run)
+    if not isinstance(plan, Recipe):
+        raise UserError(f"{run} holds a tokenizer, {plan.name}; give the folder of an encoder's run")
+    return plan
 
 
 def load_method(run: Path, recipe: Recipe | None = None) -> Method:
@@ -149,7 +162,7 @@ def load_method(run: Path, recipe: Recipe | None = None) -> Method:
     average = found[-1] / AVERAGE
     path = average if average.is_file() else found[-1] / SAFE_WEIGHTS_NAME
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn first, which should disturb nobody
-        method = build_method(recipe)
+        method = build_method(recipe, folder=run)
     try:
         # Wrappers for several devices and for compilation leave their prefix on every name.
         weights = {

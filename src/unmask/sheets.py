@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
-from unmask.visualize import as_pictures
+from unmask.drawing import as_pictures
 
 TILE = 96  # pixels of the longer side
 GAP = 4

@@ -1,6 +1,6 @@
 """A run in words and key figures, for the report."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from unmask.health import probes_of, score_of
 from unmask.methods import METHODS
 from unmask.runs import Line, Log, number
+from unmask.tokenizers import TOKENIZERS
 
 SPLITS = (("train",), ("training",), ("validation",), ("val",), ("test",))
 KINDS = {"knn": "k-nearest neighbours", "linear": "Linear probe", "sweep": "Best linear probe"}
@@ -16,20 +17,27 @@ KINDS = {"knn": "k-nearest neighbours", "linear": "Linear probe", "sweep": "Best
 def header(recipe: Line, log: Log, environment: Line) -> dict[str, Any]:
     """Title, status and the paragraph that says in plain language what was trained."""
     facts = log.last("start", "resume")
-    method, encoder = _method_title(recipe), recipe["encoder"]["name"]
     data = data_name(facts)
     return {
-        "title": method,
-        "encoder": encoder,
+        "title": learner_title(recipe),
+        "tokenizer": is_tokenizer(recipe),
+        "subtitle": "a tokenizer" if is_tokenizer(recipe) else recipe["encoder"]["name"],
         "data": data,
         "status": log.status,
         "summary": " ".join(_sentences(recipe, log, data, _machine(environment))),
     }
 
 
-def _method_title(recipe: Line) -> str:
-    name = recipe["method"]["name"]
-    return METHODS[name].__name__ if name in METHODS else name
+def is_tokenizer(recipe: Line) -> bool:
+    """Whether a tokenizer was trained, and no encoder."""
+    return "tokenizer" in recipe
+
+
+def learner_title(recipe: Line) -> str:
+    """The method or the tokenizer, by its name in the paper."""
+    name = recipe["tokenizer" if is_tokenizer(recipe) else "method"]["name"]
+    known: Mapping[str, type] = TOKENIZERS if is_tokenizer(recipe) else METHODS
+    return known[name].__name__ if name in known else name
 
 
 def _sentences(recipe: Line, log: Log, data: str, machine: str) -> Iterable[str]:
@@ -37,13 +45,10 @@ def _sentences(recipe: Line, log: Log, data: str, machine: str) -> Iterable[str]
     height, width = recipe["data"]["image_size"]
     images = number(facts, "images")
     pictures = f"{images:,.0f} pictures" if images else "pictures"
-    start = "continued from trained weights" if recipe["encoder"].get("pretrained") else "from scratch"
     verb = {"finished": "was trained", "unfinished": "is being trained"}.get(log.status, "was being trained")
-    encoder = recipe["encoder"]["name"]
-    article = "An" if encoder[0] in "aeio" else "A"
     yield (
-        f"{article} {encoder} {verb} {start} with {_method_title(recipe)} on {pictures}"
-        f"{f' of {data}' if data else ''}, without labels, at {height} × {width} pixels."
+        f"{_who_learns(recipe, verb)} on {pictures}{f' of {data}' if data else ''}, without labels, at "
+        f"{height} × {width} pixels."
     )
     if not log.steps:
         yield "No training step has been logged yet."
@@ -56,11 +61,19 @@ def _sentences(recipe: Line, log: Log, data: str, machine: str) -> Iterable[str]
     yield f"It took {last:,}{of_total} steps{epochs} and saw {seen:,} images{seconds}{machine}."
     losses = log.numbers("loss")
     if len(losses) > 1:
-        first, final = _first_and_final(losses)
+        first, final = first_and_final(losses)
         yield f"The loss went from {first:.3g} to {final:.3g}."
     share = waiting_share(log)
     if share is not None:
         yield f"{_loading(share)}: {share:.1%} of the time was spent waiting for data."
+
+
+def _who_learns(recipe: Line, verb: str) -> str:
+    if is_tokenizer(recipe):
+        return f"The tokenizer {learner_title(recipe)} {verb}"
+    encoder = recipe["encoder"]["name"]
+    start = "continued from trained weights" if recipe["encoder"].get("pretrained") else "from scratch"
+    return f"{'An' if encoder[0] in 'aeio' else 'A'} {encoder} {verb} {start} with {learner_title(recipe)}"
 
 
 def data_name(event: Line) -> str:
@@ -120,7 +133,7 @@ def tiles(recipe: Line, log: Log) -> Iterable[dict[str, str]]:
     losses, speeds, share = log.numbers("loss"), log.numbers("images_per_s"), waiting_share(log)
     memory = log.numbers("memory_mb")
     facts = log.last("start", "resume")
-    final = f"{_first_and_final(losses)[1]:.4g}" if losses else "not finite"
+    final = f"{first_and_final(losses)[1]:.4g}" if losses else "not finite"
     images = number(facts, "images")
     bad = len(log.all("bad_image"))
     seen = images_seen(recipe, log)
@@ -136,12 +149,16 @@ def tiles(recipe: Line, log: Log) -> Iterable[dict[str, str]]:
     yield _tile("Bad pictures", f"{bad:,}", "skipped" if bad else "none skipped")
     evaluations = log.all("evaluation")
     scored = [probe for probe in probes_of(log) if score_of(probe) is not None]
-    if evaluations:
+    if evaluations and not is_tokenizer(recipe):
         best = max(evaluations, key=score)
         yield _tile(kind_title(best), f"{score(best):.1%}", "accuracy, frozen features")
-    elif scored:
+    elif scored and not is_tokenizer(recipe):
         kind = kind_title({"kind": "linear" if "linear" in scored[-1] else "knn"})
         yield _tile(kind, f"{score_of(scored[-1]):.1%}", f"accuracy at step {scored[-1]['step']:,}")
+    elif is_tokenizer(recipe):
+        use = log.last("probe").get("codes") or {}
+        used = f"{use['used']:,}" if use else "–"
+        yield _tile("Codes in use", used, f"of {use['vocabulary']:,}" if use else "not counted yet")
     else:
         yield _tile("Accuracy", "–", "not evaluated yet")
 
@@ -177,7 +194,7 @@ def waiting_share(log: Log) -> float | None:
     return total / steps if steps else None
 
 
-def _first_and_final(losses: Sequence[float]) -> tuple[float, float]:
+def first_and_final(losses: Sequence[float]) -> tuple[float, float]:
     """The first loss and the mean of the last fiftieth, since single batches scatter."""
     return losses[0], mean(losses[-max(1, len(losses) // 50) :])
 

@@ -1,49 +1,31 @@
 """Pictures of what a method sees and what it makes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Shaped
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from unmask.data.arrays import open_picture
 from unmask.data.decode import DecodeError
 from unmask.data.files import read_file
-from unmask.data.views import evaluation_view, imagenet_statistics, normalise
+from unmask.data.views import as_fractions, evaluation_view, imagenet_statistics, normalise, scaled
+from unmask.drawing import MIN_SIDE, Picture, arrange, as_pictures, denormalise, enlarge, hidden_ground
 from unmask.errors import UserError
+from unmask.feature_pictures import feature_strip
 from unmask.masking import Mask
 from unmask.methods.base import Method
 from unmask.recipes.base import Data
 from unmask.runs import load_method, read_recipe
 
-HIDDEN = (138, 138, 138)  # mid-grey: apart from white and from black pages alike
-HIDDEN_EDGE = (148, 148, 148)  # between hidden patches, so that they can be counted
-TITLE = (122, 122, 122, 255)  # contrast of at least 4 on white and on near-black
 TITLES = ("original", "masked", "reconstruction")
-
-MIN_SIDE = 160  # pixels; smaller images are enlarged by a whole factor
-MAX_WIDTH = 1400  # pixels of a strip that puts samples side by side
-GAP, BLOCK_GAP = 4, 24  # pixels between the pictures of a sample, and between samples side by side
-ROWS = 4  # samples below each other before a second column is opened
-MIN_EDGED_PATCH = 12  # pixels; edges between smaller patches would be clutter
-
-Picture = UInt8[NDArray, "H W 3"]
-
-
-def denormalise(
-    images: Float[Tensor, "B C H W"], mean: Sequence[float], std: Sequence[float]
-) -> UInt8[Tensor, "B C H W"]:
-    """Pixels 0..255 from images normalised by `mean` and `std` (a value a channel, for pixels in [0, 1])."""
-    shape = (1, len(mean), 1, 1)
-    scale, offset = torch.tensor(std).view(shape), torch.tensor(mean).view(shape)
-    pixels = images.detach().float().cpu() * scale + offset
-    return pixels.nan_to_num(0.0).mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
 def shown_statistics(
@@ -66,11 +48,13 @@ def reconstruct(
     out: str | Path | None = None,
     seed: int = 0,
     mask_ratio: float | None = None,
+    features: bool = False,
 ) -> Path:
     """Hide parts of pictures and let a pre-trained method fill them in, drawn as a strip.
 
     The newest checkpoint of the run is used. Pictures may have any size: of each the largest centre with the
-    proportions of the run's images is shown.
+    proportions of the run's images is shown. Of a method that predicts features and no pixels, these are
+    drawn as colours beside their targets (`feature_strip`).
 
     Args:
         run: folder of the run.
@@ -78,6 +62,7 @@ def reconstruct(
         out: PNG to write; None is `reconstructions/<name of the first picture>.png` in the run folder.
         seed: of the mask.
         mask_ratio: share to hide; None is the run's.
+        features: draw features of a method that predicts both.
 
     Returns:
         The PNG.
@@ -96,18 +81,23 @@ def reconstruct(
     recipe = read_recipe(run)
     changes = {} if mask_ratio is None else {"mask_ratio": mask_ratio}
     mean, std = imagenet_statistics(recipe.data.channels, recipe.data.mean, recipe.data.std)
-    pixels = torch.stack([read_picture(path, recipe.data) for path in paths])
+    for path in paths:
+        read_picture(path, recipe.data)  # one that cannot be read is named before weights are loaded
     method = load_method(run, recipe.model_copy(update={"method": recipe.method.model_copy(update=changes)}))
-    images = normalise(pixels, mean, std)
+
+    def read(size: tuple[int, int]) -> Tensor:
+        return torch.stack([read_picture(path, recipe.data, size) for path in paths])
+
+    views = picture_views(method, read, mean, std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        mask = method.draw(images)
+        mask = method.draw(first_of(views))
     shown = shown_statistics(recipe.data, mean, std)
-    strip = reconstruction_strip(method, images, mask, mean=shown[0], std=shown[1])
+    strip = prediction_strip(method, views, mask, mean=shown[0], std=shown[1], features=features)
     if strip is None:
         raise UserError(
-            f"the run in {run} has no reconstructions: {recipe.method.name} does not predict anything that "
-            "can be shown as a picture"
+            f"the run in {run} has no reconstructions: {recipe.method.name} does not predict "
+            f"{'features' if features else 'anything'} that can be shown as a picture"
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,13 +107,13 @@ def reconstruct(
     return target
 
 
-def read_picture(path: Path, data: Data) -> Shaped[Tensor, "C H W"]:
-    """The centre of a picture as the run's encoder sees it."""
+def read_picture(path: Path, data: Data, size: tuple[int, int] | None = None) -> Shaped[Tensor, "C H W"]:
+    """The centre of a picture as the run's encoder sees it, or in another size."""
     try:
         image = open_picture(read_file(path), data.channels, data.depth)
         return evaluation_view(
             image,
-            data.image_size,
+            size or data.image_size,
             crop_fraction=1.0,
             interpolation=data.interpolation,
             channels=data.channels,
@@ -133,6 +123,72 @@ def read_picture(path: Path, data: Data) -> Shaped[Tensor, "C H W"]:
         raise UserError(f"{path} cannot be read as a picture: {reason}") from error
 
 
+def picture_views(
+    method: Method,
+    read: Callable[[tuple[int, int]], Shaped[Tensor, "B C H W"]],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> dict[str, Float[Tensor, "B C H W"]]:
+    """All views of whole pictures, as a loader makes them of crops, without shifts.
+
+    Args:
+        read: the pictures in a size, as they are stored.
+        mean: of pixels in [0, 1], which normalised views get; so is std.
+    """
+    height, width = method.encoder.image_size
+    views = {}
+    for name, view in method.views.items():
+        pixels = read((scaled(height, view.scale), scaled(width, view.scale)))
+        views[name] = normalise(pixels, mean, std) if view.normalised else as_fractions(pixels)
+    return views
+
+
+def first_of(views: Mapping[str, Tensor]) -> Tensor:
+    """The view that masks and pictures are made for."""
+    return next(iter(views.values()))
+
+
+@torch.no_grad()
+def prediction_strip(
+    method: Method,
+    views: Mapping[str, Float[Tensor, "B C H W"]],
+    mask: Mask,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    features: bool = False,
+) -> Image.Image | None:
+    """What a method makes of images: its reconstructions, or where it has none its features.
+
+    Args:
+        views: all that the method declares, on its device; the first is normalised by `mean` and `std`.
+        features: features in any case.
+
+    Returns:
+        See `reconstruction_strip` and `feature_strip`; None if the method predicts nothing that can be shown.
+    """
+    images = first_of(views)
+    if not features:
+        strip = reconstruction_strip(method, images, mask, mean=mean, std=std)
+        if strip is not None:
+            return strip
+    with evaluating(method):
+        pair = method.predict_features(**views, mask=mask)
+    return None if pair is None else feature_strip(images, *pair, mask, mean=mean, std=std)
+
+
+@contextmanager
+def evaluating(method: Method) -> Iterator[None]:
+    """In evaluation mode; the method is left in the mode that it was in."""
+    training = method.training
+    method.eval()
+    try:
+        yield
+    finally:
+        method.train(training)
+
+
+@torch.no_grad()
 def reconstruction_strip(
     method: Method,
     images: Float[Tensor, "B C H W"],
@@ -156,7 +212,8 @@ def reconstruction_strip(
         An RGBA picture; up to four samples below each other, more of them in columns side by side. None if
         the method predicts nothing that can be shown.
     """
-    prediction = _predict(method, images, mask)
+    with evaluating(method):
+        prediction = method.reconstruct(images, mask)
     if prediction is None:
         return None
     originals = as_pictures(denormalise(images, mean, std))
@@ -166,31 +223,7 @@ def reconstruction_strip(
         _panels(original, filled, where, patch=method.encoder.patch_size)
         for original, filled, where in zip(originals, predicted, hidden, strict=True)
     ]
-    return _arrange(rows, titles=TITLES if titles else ())
-
-
-def _predict(method: Method, images: Tensor, mask: Mask) -> Tensor | None:
-    """The reconstruction in evaluation mode; the method is left in the mode that it was in."""
-    training = method.training
-    method.eval()
-    try:
-        with torch.no_grad():
-            return method.reconstruct(images, mask)
-    finally:
-        method.train(training)
-
-
-def as_pictures(pixels: UInt8[Tensor, "B C H W"]) -> list[Picture]:
-    """RGB pictures of grey, RGB or RGBA images, whose transparent parts become white; of other channels the
-    first three are shown, of two the first."""
-    channels = pixels.shape[1]
-    if channels == 2 or channels > 4:
-        pixels = pixels[:, : 1 if channels == 2 else 3]
-    array = rearrange(pixels, "b c h w -> b h w c").numpy()
-    if channels == 4:
-        alpha = array[..., 3:].astype(np.float32) / 255
-        array = (array[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
-    return list(np.broadcast_to(array, (*array.shape[:3], 3)))
+    return arrange(rows, titles=TITLES if titles else ())
 
 
 def _panels(
@@ -201,50 +234,10 @@ def _panels(
     where = hidden.repeat(scale, 0).repeat(scale, 1)[..., None]
     # The prediction is enlarged with the original around it: what a method outputs at visible patches is no
     # part of its task and must not bleed into the hidden ones.
-    filled = _enlarge(np.where(hidden[..., None], prediction, original), scale)
-    original = _enlarge(original, scale)
+    filled = enlarge(np.where(hidden[..., None], prediction, original), scale)
+    original = enlarge(original, scale)
     return (
         original,
-        np.where(where, _hidden_ground(where.shape[:2], patch * scale), original),
+        np.where(where, hidden_ground(where.shape[:2], patch * scale), original),
         np.where(where, filled, original),
     )
-
-
-def _enlarge(picture: Picture, scale: int) -> Picture:
-    if scale == 1:
-        return picture
-    height, width = picture.shape[:2]
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    return np.asarray(image.resize((width * scale, height * scale), Image.Resampling.BICUBIC))
-
-
-def _hidden_ground(shape: tuple[int, ...], patch: int) -> Picture:
-    """What is drawn over hidden patches: grey, with a fine lighter edge at the top and left of each."""
-    ground = np.full((*shape, 3), HIDDEN, dtype=np.uint8)
-    if patch >= MIN_EDGED_PATCH:
-        ground[::patch] = HIDDEN_EDGE
-        ground[:, ::patch] = HIDDEN_EDGE
-    return ground
-
-
-def _arrange(rows: Sequence[Sequence[Picture]], *, titles: Sequence[str]) -> Image.Image:
-    """Samples in columns, filled from top to bottom, with titles above each column."""
-    height, width = rows[0][0].shape[:2]
-    block = len(rows[0]) * (width + GAP) - GAP
-    columns = min(ceil(len(rows) / ROWS), max(1, (MAX_WIDTH + BLOCK_GAP) // (block + BLOCK_GAP)))
-    down = ceil(len(rows) / columns)
-    columns = ceil(len(rows) / down)
-    font = ImageFont.load_default(size=15 if width < 200 else 17)
-    top = 26 if titles else 0
-    size = columns * (block + BLOCK_GAP) - BLOCK_GAP, top + down * (height + GAP) - GAP
-    canvas = Image.new("RGBA", size, (255, 255, 255, 0))
-    draw = ImageDraw.Draw(canvas)
-    for column in range(columns):
-        left = column * (block + BLOCK_GAP)
-        for index, title in enumerate(titles):
-            draw.text((left + index * (width + GAP), 2), title, fill=TITLE, font=font)
-        for line, pictures in enumerate(rows[column * down : (column + 1) * down]):
-            for index, picture in enumerate(pictures):
-                place = left + index * (width + GAP), top + line * (height + GAP)
-                canvas.paste(Image.fromarray(np.ascontiguousarray(picture)), place)
-    return canvas

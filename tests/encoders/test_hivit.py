@@ -7,6 +7,7 @@ import torch
 import unmask.encoders.hivit as hivit
 from tests.tiny import tiny_encoder
 from unmask.encoders import require_dropping
+from unmask.encoders.units import as_map
 from unmask.masking import Mask, RandomMask
 
 SMALL = {"embed_dim": 48, "depths": (1, 1, 2), "num_heads": 3}
@@ -47,7 +48,7 @@ def test_the_fine_scales_of_a_unit_see_only_its_pixels() -> None:
     whole = encoder(images).pyramid[0]
     everything = encoder.visible(images, Mask.of(torch.zeros_like(mask.hidden), encoder.grid, 0)).pyramid[0]
     units = everything.unflatten(2, (4, 4)).squeeze(0)  # [N, 4, 4, C]
-    torch.testing.assert_close(hivit.as_map(units[None], encoder.grid), whole)
+    torch.testing.assert_close(as_map(units[None], encoder.grid), whole)
 
 
 def test_relative_positions_follow_the_patches_that_are_left() -> None:

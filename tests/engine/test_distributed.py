@@ -25,7 +25,7 @@ from tests.engine.tiny import STEPS, TINY, events, lines, pictures, run, same, t
 from tests.tiny import tiny_method
 from unmask.data import Augment, PretrainLoader, Source, View, open_source
 from unmask.engine import pretrain as engine
-from unmask.engine.draws import draw_mask
+from unmask.engine.draws import draws
 from unmask.engine.machine import default_workers
 from unmask.engine.setup import Job
 from unmask.masking import BlockMask
@@ -62,7 +62,7 @@ def member(
     def noted(job: Job, state: Any) -> None:
         save(job, state)
         average = {} if job.ema is None else job.ema.module.state_dict()
-        torch.save((job.method.state_dict(), average), out.with_name(f"{out.name}-{rank}.pt"))
+        torch.save((job.learner.state_dict(), average), out.with_name(f"{out.name}-{rank}.pt"))
 
     def broken_forward(self: MAE, images: Tensor, **inputs: Any) -> dict[str, Tensor]:
         losses = forward(self, images, **inputs)
@@ -147,6 +147,22 @@ def test_many_processes_train_as_one(data: Path, tmp_path: Path, count: int) -> 
     run(data, tmp_path / "one", overrides=COMPARABLE)
     assert codes(launch(data, tmp_path / "many", COMPARABLE, count=count)) == [0] * count
     assert_close(tmp_path / "one", tmp_path / "many")
+
+
+@pytest.mark.slow
+def test_a_contrast_sees_the_images_of_all_processes(data: Path, tmp_path: Path) -> None:
+    """BatchNorms, contrast and queue of CMAE: with half of the batch each, the loss would be another one."""
+    projections = {"method.projection_dim": 16, "method.projection_hidden": 32, "method.feature_depth": 1}
+    overrides = COMPARABLE | projections | {"method.mask_size": 16, "method.queue": 12}
+    run(data, tmp_path / "one", method="cmae", overrides=overrides, steps=12)
+    assert codes(launch(data, tmp_path / "two", overrides, method="cmae", steps=12)) == [0, 0]
+    ours, theirs = (torch.tensor(training(tmp_path / name)) for name in ("one", "two"))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    own, shared = (weights(tmp_path / name, 12) for name in ("one", "two"))
+    torch.testing.assert_close(own, shared, rtol=1e-3, atol=1e-5)
+    assert same(*(held(tmp_path / "two", rank)[0] for rank in (0, 1)))
+    moved = {name for name in own if name.endswith("running_mean") and own[name].any()}
+    assert len(moved) == 3 and own["queue"].shape == (12, 16)
 
 
 def wait_for_step(processes: list[BaseProcess], out: Path, step: int) -> None:
@@ -261,10 +277,10 @@ def drawn(job: Any, count: int, parts: int, *, step: int) -> Tensor:
     rows = []
     for process in range(count):
         accelerator = SimpleNamespace(process_index=process)
-        here = SimpleNamespace(recipe=recipe, accelerator=accelerator, method=job)
+        here = SimpleNamespace(recipe=recipe, accelerator=accelerator, learner=job)
         for part in range(parts):
             views = {"images": images[process * parts + part]}
-            rows.append(draw_mask(here, views, step=step, part=part).hidden)  # type: ignore[arg-type]
+            rows.append(draws(here, views, step=step, part=part)["mask"].hidden)  # type: ignore[arg-type]
     return torch.cat(rows)
 
 
@@ -287,8 +303,8 @@ def test_the_network_draws_other_numbers_in_each_process() -> None:
     values = []
     for process, step in ((0, 0), (1, 0), (0, 1), (0, 0)):
         accelerator = SimpleNamespace(process_index=process)
-        here = SimpleNamespace(recipe=recipe, accelerator=accelerator, method=method)
-        draw_mask(here, {"images": torch.zeros(4, 3, 64, 64)}, step=step, part=0)  # type: ignore[arg-type]
+        here = SimpleNamespace(recipe=recipe, accelerator=accelerator, learner=method)
+        draws(here, {"images": torch.zeros(4, 3, 64, 64)}, step=step, part=0)  # type: ignore[arg-type]
         values.append(torch.rand(()).item())
     assert len(set(values)) == 3 and values[0] == values[3]
 

@@ -79,7 +79,7 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch(data: Path, tmp_
 def test_checkpointing_changes_no_gradient(data: Path, tmp_path: Path) -> None:
     plain = gradients(job(data, tmp_path))
     checkpointed = job(data, tmp_path, checkpointing=True)
-    assert checkpointed.method.encoder.checkpointing
+    assert checkpointed.learner.encoder.checkpointing
     for first, second in zip(plain, gradients(checkpointed), strict=True):
         assert torch.equal(first, second)
 
@@ -113,16 +113,16 @@ def test_step_that_is_not_finite_changes_nothing(
     data: Path, tmp_path: Path, what: str, overrides: dict[str, float]
 ) -> None:
     good = job(data, tmp_path, overrides)
-    before = {name: value.clone() for name, value in good.method.state_dict().items()}
-    broken = update(dataclasses.replace(good, model=Broken(good.method, what)), next(batches(good)))
+    before = {name: value.clone() for name, value in good.learner.state_dict().items()}
+    broken = update(dataclasses.replace(good, model=Broken(good.learner, what)), next(batches(good)))
     assert math.isnan(broken.losses["loss"]) is (what == "loss")
     assert not math.isfinite(broken.norm) and not broken.accepted
-    assert same(before, good.method.state_dict())
+    assert same(before, good.learner.state_dict())
     good.scheduler.step_update(3)
     clean = update(good, next(batches(good)))  # and so is the next step
     assert math.isfinite(clean.losses["loss"]) and clean.accepted
-    assert not same(before, good.method.state_dict())
-    assert all(value.isfinite().all() for value in good.method.state_dict().values())
+    assert not same(before, good.learner.state_dict())
+    assert all(value.isfinite().all() for value in good.learner.state_dict().values())
 
 
 def breaking(monkeypatch: pytest.MonkeyPatch, steps: range, what: str) -> None:
@@ -281,14 +281,14 @@ def test_bf16_trains_close_to_fp32_and_keeps_weights_in_fp32(data: Path, tmp_pat
     loss_in_half = update(half, next(batches(half))).losses["loss"]
     assert loss_in_half != loss
     assert loss_in_half == pytest.approx(loss, rel=0.02)
-    assert {value.dtype for value in half.method.state_dict().values()} == {torch.float32}
+    assert {value.dtype for value in half.learner.state_dict().values()} == {torch.float32}
 
 
 def test_views_come_normalised_or_as_plain_pixels(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = job(data, tmp_path)
-    monkeypatch.setattr(type(of.method), "views", {"images": View(), "teacher": View(normalised=False)})
+    monkeypatch.setattr(type(of.learner), "views", {"images": View(), "teacher": View(normalised=False)})
     pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (of.mean, of.std))
     torch.testing.assert_close(of.as_input("images", pixels), (pixels / 255 - mean) / std)
@@ -323,7 +323,7 @@ def test_compilation_is_kept_by_a_run_that_goes_on(
         for asked in (None, False, True)
     ]
     assert [made.environment["compile"] for made in before] == [False, False, True, True, False, True]
-    assert compiled == [made.method for made in before if made.environment["compile"]]
+    assert compiled == [made.learner for made in before if made.environment["compile"]]
 
 
 def test_jitter_changes_colours_and_nothing_else(data: Path, tmp_path: Path) -> None:

@@ -118,12 +118,12 @@ def test_probes_do_not_depend_on_interruptions(labelled: Path, tmp_path: Path) -
 def test_figures_are_those_of_the_features(data: Path, tmp_path: Path) -> None:
     of = job(data, tmp_path, {"probe.images": 40})
     before = torch.get_rng_state()
-    of.method.train()
+    of.learner.train()
     facts = Probes(of).measure(6)
-    assert of.method.training and all(module.training for module in of.method.modules())
+    assert of.learner.training and all(module.training for module in of.learner.modules())
     assert torch.equal(torch.get_rng_state(), before)
     assert facts["images"] == 40 and "knn" not in facts
-    vectors = features_of(of.method.encoder)
+    vectors = features_of(of.learner.encoder)
     indices = [index * 50 // 40 for index in range(40)]
     images = [
         np.asarray(Image.open(data / f"{index:03d}.png").resize((32, 32), 3, (2.25,) * 2 + (33.75,) * 2))
@@ -197,7 +197,7 @@ def test_unreadable_images_are_left_out(tmp_path: Path) -> None:
 def test_weights_that_are_not_finite_are_no_obstacle(data: Path, tmp_path: Path) -> None:
     of = job(data, tmp_path)
     with torch.no_grad():
-        next(of.method.encoder.parameters()).fill_(torch.nan)
+        next(of.learner.encoder.parameters()).fill_(torch.nan)
     facts = Probes(of).measure(6)
     assert facts["probe_loss"] is None and "effective_rank" not in facts
     json.dumps(facts, allow_nan=False)

@@ -39,8 +39,10 @@ def pictures(folder: Path, count: int = 50) -> Path:
     return folder
 
 
-def run(data: Path, out: Path, *, overrides: dict[str, Any] | None = None, **options: Any) -> Run:
-    """A tiny MAE on one thread; one that goes on is given nothing that it was started with."""
+def run(
+    data: Path, out: Path, *, method: str = "mae", overrides: dict[str, Any] | None = None, **options: Any
+) -> Run:
+    """A tiny method on one thread; one that goes on is given nothing that it was started with."""
     torch.set_num_threads(1)
     defaults: dict[str, Any] = {"workers": 0, "progress": False, "device": "cpu"}
     if options.get("resume") and out.exists():
@@ -48,7 +50,7 @@ def run(data: Path, out: Path, *, overrides: dict[str, Any] | None = None, **opt
     else:
         defaults |= {"image_size": (32, 32), "batch_size": 8, "encoder": "vit_tiny_patch16_224"}
         defaults |= {"steps": STEPS, "overrides": TINY | (overrides or {})}
-    return pretrain("mae", data=data, out=out, **(defaults | options))
+    return pretrain(method, data=data, out=out, **(defaults | options))
 
 
 def child(data: Path, out: Path, overrides: dict[str, Any], options: dict[str, Any]) -> None:

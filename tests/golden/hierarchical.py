@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from tests.golden.official import Case, Quantities, gradients, size, tensors
-from unmask.convert.names import hivit_name, itpn_name, mae_hivit_name
+from unmask.convert.names_itpn import hivit_name, itpn_name, mae_hivit_name
 from unmask.convert.weights import load_official
-from unmask.encoders.hivit import SCALES, HiViT
+from unmask.encoders.hivit import HiViT
 from unmask.encoders.hivit_encoder import HiViTEncoder
+from unmask.encoders.units import as_units
 from unmask.masking import Mask
 from unmask.methods import ITPN, MAE
 
@@ -36,13 +37,6 @@ def square(units: Tensor) -> Tensor:
     """[B, V, side * side, C] -> [B, V, side, side, C]"""
     side = round(units.shape[2] ** 0.5)
     return units.unflatten(2, (side, side))
-
-
-def as_units(scale: Tensor, side: int) -> Tensor:
-    """A map [B, C, h, w] in units of side x side, unit-major."""
-    batch, channels, height, width = scale.shape
-    cut = scale.reshape(batch, channels, height // side, side, width // side, side)
-    return cut.permute(0, 2, 4, 3, 5, 1).flatten(1, 2)
 
 
 def kept_order(mask: Mask, noise: Tensor) -> Tensor:
@@ -85,8 +79,8 @@ def measure_mae_hivit(case: Case) -> Quantities:
         "out/pred": method.head(method.decoder(seen, mask)),
         "out/target": method.pixels.encode(images),
         "out/loss": loss,
-        "out/full_stage4": as_units(whole.pyramid[0], SCALES[0]),
-        "out/full_stage8": as_units(whole.pyramid[1], SCALES[1]),
+        "out/full_stage4": as_units(whole.pyramid[0], encoder.grid),
+        "out/full_stage8": as_units(whole.pyramid[1], encoder.grid),
         "out/full_stage16": whole.patches,
     }
 
@@ -114,20 +108,20 @@ def measure_itpn(case: Case) -> Quantities:
     mask = method.masking.from_noise(noise, encoder.grid)
     order = kept_order(mask, noise)
     loss = method(images, mask=mask)["loss"]
-    seen = encoder.visible(images, mask)
-    encoder.shifted_positions = False  # the official full pass
-    whole = encoder.visible(images, Mask.of(torch.zeros_like(mask.hidden), encoder.grid, 0))
+    seen = encoder.visible(images, mask, shifted_positions=True)
+    whole = encoder(images)  # the official full pass does not shift
     result = gradients(loss, method, names, weights, "grad") | {
         "out/ids_keep": mask.visible_index.gather(1, order),
         "out/ids_restore": noise.argsort(1).argsort(1),
         "out/mask": mask.hidden,
         "out/main": in_order(seen.patches, order),
-        "out/pred": method.head(method.decoder(method.pyramid(seen.pyramid), mask)),
+        "out/pred": method.head(method.decode(seen, mask)),
         "out/target": method.pixels.encode(images),
         "out/loss": loss,
         "out/full_main": whole.patches,
     }
-    levels, full_levels = method.pyramid(seen.pyramid), method.pyramid(whole.pyramid)
+    assert method.pyramid is not None
+    levels, full_levels = method.pyramid(seen.pyramid, mask), method.pyramid.whole(whole.pyramid)
     for name, level, full in zip(("P4", "P8", "P16"), levels, full_levels, strict=True):
         result[f"out/{name}"] = in_order(square(level), order)
         result[f"out/full_{name}"] = square(full)

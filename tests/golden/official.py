@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from timm.models.beit import Beit
 from timm.models.swin_transformer import SwinTransformer
@@ -19,11 +18,11 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from unmask.convert.names import encoder_name, mae_name, simmim_name
+from unmask.convert.names import mae_name, simmim_name
 from unmask.convert.weights import load_official
 from unmask.decoders import ViTDecoder
 from unmask.encoders.swin import SwinEncoder
-from unmask.encoders.vit import BeitEncoder, ViTEncoder
+from unmask.encoders.vit import BeitEncoder, ViTEncoder, beit_encoder
 from unmask.masking import Mask
 from unmask.methods import MAE, SimMIM
 from unmask.patches import from_patches
@@ -64,8 +63,7 @@ def norm_layer(spec: dict[str, Any]) -> Any:
 # MAE
 
 
-def measure_mae(case: Case) -> Quantities:
-    spec, weights = case["info"]["constructor"], tensors(case["params"])
+def build_vit(spec: dict[str, Any]) -> ViTEncoder:
     model = VisionTransformer(
         img_size=size(spec["image_size"]),
         patch_size=spec["patch_size"],
@@ -82,8 +80,13 @@ def measure_mae(case: Case) -> Quantities:
         norm_layer=norm_layer(spec),
     )
     position = "sincos" if "sin-cos" in spec["position"] else "learned"
+    return ViTEncoder(model, architecture={}, position=position)
+
+
+def measure_mae(case: Case) -> Quantities:
+    spec, weights = case["info"]["constructor"], tensors(case["params"])
     method = MAE(
-        ViTEncoder(model, architecture={}, position=position),
+        build_vit(spec),
         mask_ratio=spec["mask_ratio"],
         norm_target=spec["normalise_target"],
         decoder_dim=spec["decoder_width"],
@@ -105,9 +108,11 @@ def measure_mae(case: Case) -> Quantities:
     method.eval()
     # Our position tables, before the official ones are loaded over them.
     torch.testing.assert_close(method.decoder.positions, weights["decoder_pos_embed"], rtol=0, atol=1e-6)
-    if position == "sincos":
-        torch.testing.assert_close(model.pos_embed.data, weights["pos_embed"], rtol=0, atol=1e-6)
+    if "sin-cos" in spec["position"]:
+        own = method.encoder.model.pos_embed.data
+        torch.testing.assert_close(own, weights["pos_embed"], rtol=0, atol=1e-6)
     names = load_official(method, weights, mae_name)
+    model = method.encoder.model
     inputs = tensors(case["inputs"])
     images, noise = inputs["images"], inputs["noise"]
     mask = method.masking.from_noise(noise, method.encoder.grid)
@@ -149,7 +154,7 @@ def measure_mae(case: Case) -> Quantities:
 # BEiT's encoder, which is also that of SimMIM's ViT
 
 
-def build_beit(spec: dict[str, Any]) -> BeitEncoder:
+def build_beit(spec: dict[str, Any], position: str = "learned") -> BeitEncoder:
     relative = spec.get("relative_position")
     model = Beit(
         img_size=size(spec["image_size"]),
@@ -168,7 +173,7 @@ def build_beit(spec: dict[str, Any]) -> BeitEncoder:
         use_shared_rel_pos_bias=relative == "shared",
         norm_layer=norm_layer(spec),
     )
-    return BeitEncoder(model, architecture={})
+    return beit_encoder(model, architecture={}, position=position)
 
 
 def watch_beit(encoder: BeitEncoder, result: Quantities) -> None:
@@ -186,37 +191,6 @@ def hidden_mask(hidden: Tensor, grid: tuple[int, int]) -> Mask:
     if (counts == counts[0]).all():
         return Mask.of(hidden, grid, int(counts[0]))
     return Mask.ragged(hidden, grid)
-
-
-def measure_beit(case: Case) -> Quantities:
-    """The encoder with BEiT's linear head; the method itself is not needed for its numbers."""
-    spec, weights, inputs = case["info"]["constructor"], tensors(case["params"]), tensors(case["inputs"])
-    encoder = build_beit(spec)
-    whole = nn.ModuleDict(
-        {"encoder": encoder, "lm_head": nn.Linear(spec["width"], spec["vocabulary"])}
-    ).eval()
-    whole.token = nn.Parameter(torch.zeros(1, 1, spec["width"]))
-
-    def name(official: str) -> str:
-        if official == "mask_token":
-            return "token"
-        return official if official.startswith("lm_head.") else encoder_name(official)
-
-    names = load_official(whole, weights, name)
-    result: Quantities = {}
-    watch_beit(encoder, result)
-    mask = hidden_mask(inputs["mask"], encoder.grid)
-    features = encoder(inputs["images"], mask, whole.token)
-    logits = whole["lm_head"](mask.masked(features.patches)).flatten(0, -2)
-    labels = mask.masked(inputs["token_ids"]).flatten()
-    loss = F.cross_entropy(logits, labels)
-    result |= {
-        "out/logits_masked": logits,
-        "out/labels_masked": labels,
-        "out/loss": loss,
-        "out/mlm_acc": (logits.argmax(-1) == labels).float().mean(),
-    }
-    return result | gradients(loss, whole, names, weights, "grad")
 
 
 # SimMIM

@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.tiny import DROPPING, PAIRS, method_of, tiny_method, views_of
 from unmask.masking import Mask
 from unmask.methods import METHODS, Method
+from unmask.methods.card import Card
 
 SIZES = {"square": ((64, 64), 3), "wide, four channels": ((64, 96), 4)}
 
@@ -53,6 +54,13 @@ every_pair = pytest.mark.parametrize(("name", "encoder"), PAIRS)
 
 def test_every_method_is_covered() -> None:
     assert {method_of(name) for name, _ in PAIRS} == set(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_card_of_its_own(name: str) -> None:
+    card = vars(METHODS[name])["card"]
+    assert isinstance(card, Card)
+    assert [other for other, method in METHODS.items() if method.card == card] == [name]
 
 
 @every_pair

@@ -5,9 +5,10 @@ import timm
 import torch
 
 from tests.tiny import tiny_encoder, tiny_method
-from unmask.encoders.hivit_encoder import HiViTEncoder
-from unmask.encoders.itpn import Pyramid
-from unmask.masking import RandomMask
+from unmask.encoders.hivit_encoder import HiViTEncoder, require_units
+from unmask.encoders.itpn import Pyramid, PyramidBlock
+from unmask.encoders.units import as_units
+from unmask.masking import Mask, RandomMask
 from unmask.methods import ITPN
 
 
@@ -35,10 +36,11 @@ def test_the_released_model_has_its_size() -> None:
 def test_a_level_of_a_unit_depends_on_the_other_units_through_the_coarsest_scale_only() -> None:
     pyramid = Pyramid(48, width=16, depth=1)
     scales = [torch.randn(1, 4, positions, 48 // share) for positions, share in ((16, 4), (4, 2), (1, 1))]
-    before = pyramid(scales)
+    nothing = Mask.of(torch.zeros(1, 4, dtype=torch.bool), (2, 2), 0)
+    before = pyramid(scales, nothing)
     for scale in scales:
         scale[:, 0] += 1
-    for level, after in zip(before, pyramid(scales), strict=True):
+    for level, after in zip(before, pyramid(scales, nothing), strict=True):
         assert torch.equal(level[:, 1:], after[:, 1:]) and not torch.equal(level[:, 0], after[:, 0])
 
 
@@ -85,6 +87,62 @@ def test_the_teacher_sees_only_what_is_hidden() -> None:
     same = method.feature_targets(torch.where(hidden, images(), -images()), mask)
     assert all(torch.equal(*pair) for pair in zip(targets, same, strict=True))
     assert [target.shape[-1] for target in targets] == [16 * 12, 4 * 24, 48]
+
+
+def test_without_pyramid_and_features_it_is_mae_on_a_hivit() -> None:
+    torch.manual_seed(0)
+    mae = tiny_method("mae", "hivit")
+    sizes = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
+    itpn = ITPN(tiny_encoder("hivit"), neck="none", feature_weight=0.0, **sizes)
+    itpn.load_state_dict(mae.state_dict(), strict=True)
+    mask = RandomMask(ratio=0.75)(2, mae.encoder.grid)
+    losses = [method(images(), mask=mask)["loss"] for method in (mae, itpn)]
+    assert torch.equal(*losses)
+    for loss in losses:
+        loss.backward()
+    pairs = zip(mae.parameters(), itpn.parameters(), strict=True)
+    assert all(torch.equal(a.grad, b.grad) for a, b in pairs if a.grad is not None and b.grad is not None)
+    assert torch.equal(mae.reconstruct(images(), mask), itpn.reconstruct(images(), mask))
+    assert itpn.feature_pyramid is None
+
+
+def test_a_pyramid_of_convolutions_lets_units_see_each_other() -> None:
+    pyramid = Pyramid(48, width=16, depth=1, block="convolution")
+    scales = [torch.randn(1, 4, positions, 48 // share) for positions, share in ((16, 4), (4, 2), (1, 1))]
+    hidden = torch.zeros(1, 8, dtype=torch.bool)
+    hidden[:, [2, 3, 6, 7]] = True  # the right half of 2 x 4 units
+    mask = Mask.of(hidden, (2, 4), 4)
+    before = pyramid(scales, mask)
+    scales[0][:, 0] += torch.randn(16, 12)
+    after = pyramid(scales, mask)
+    assert not torch.equal(before[0][:, 1], after[0][:, 1])
+    assert all(torch.equal(*pair) for pair in zip(before[1:], after[1:], strict=True))
+    # Hidden units are zero: the same as if nothing were there.
+    nothing = Mask.of(torch.zeros(1, 4, dtype=torch.bool), (2, 2), 0)
+    for level, narrow in zip(after, pyramid(scales, nothing), strict=True):
+        torch.testing.assert_close(level, narrow)
+
+
+@pytest.mark.parametrize("block", ["mlp", "convolution"])
+def test_maps_of_the_pyramid_are_those_of_its_units(block: PyramidBlock) -> None:
+    encoder = require_units(tiny_encoder("hivit", image_size=(64, 96)), by="this test").eval()
+    pyramid = Pyramid(48, width=16, depth=1, block=block)
+    features = encoder(torch.randn(2, 3, 64, 96))
+    maps = pyramid.maps(features.pyramid)
+    assert [tuple(level.shape[1:]) for level in maps] == [(16, 16, 24), (16, 8, 12), (16, 4, 6)]
+    levels = pyramid.whole(features.pyramid)
+    for level, units in zip(maps, levels, strict=True):
+        assert torch.equal(as_units(level, encoder.grid).flatten(2, 3), units)
+
+
+def test_shifted_positions_are_the_methods_and_leave_the_encoder_alone() -> None:
+    torch.manual_seed(0)
+    method = tiny_method("itpn", "hivit").eval()
+    mask = RandomMask(ratio=0.75)(2, method.encoder.grid)
+    plain, before = method(images(), mask=mask)["loss"], method.encoder.visible(images(), mask).patches
+    method.shifted_positions = True
+    assert method(images(), mask=mask)["loss"] != plain
+    assert torch.equal(method.encoder.visible(images(), mask).patches, before)
 
 
 def test_only_a_backbone_that_keeps_units_apart() -> None:

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from tests.tiny import TinyTokenizer
 from unmask.encoders import Encoder
 from unmask.errors import UserError
 from unmask.masking import Mask
 from unmask.methods import METHODS, Method
 from unmask.recipes import DEFAULTS, RECIPES, SMALL
 from unmask.recipes.base import Choice, Recipe, scaled_lr
-from unmask.recipes.build import build_method, with_defaults
+from unmask.recipes.build import build_method, lacking, with_defaults
 from unmask.recipes.resolve import FEW_IMAGES, SMALL_RUN, parse_value, resolve_recipe
 from unmask.targets import Teacher
 
@@ -21,6 +22,8 @@ PARAMETERS = {  # computed from the official code
     "mae_vit_base_800ep": 111_655_680,
     "mae_vit_large_800ep": 329_239_296,
     "mae_vit_huge_1600ep": 656_613_964,
+    "milan_vit_base_400ep": 111_524_352,
+    "itpn_base_clip_300ep": 88_738_288,
     "simmim_swin_base_100ep": 89_874_104,
     "simmim_swin_large_800ep": 199_881_204,
     "simmim_vit_base_800ep": 86_256_720,
@@ -29,7 +32,22 @@ PARAMETERS = {  # computed from the official code
     "simmim_swinv2_huge_800ep": 663_865_098,
     "mask_distill_vit_base_300ep": 86_256_720,
     "simmim_swinv2_giant_800ep": 3_010_401_504,  # of which the encoder 2,997,815,008
+    "beit_vit_base_800ep": 91_965_776,
+    "beit_vit_large_800ep": 311_534_016,
+    "peco_vit_base_300ep": 91_965_776,
+    "beitv2_vit_base_300ep": 106_143_056,
+    "beitv2_vit_large_1600ep": 336_728_512,
+    "cae_vit_base_800ep": 148_681_472,
 }
+
+
+def untrained(recipe: Recipe, *, vocabulary: int = 8192) -> dict[str, Any]:
+    """The tokenizer that is trained for a run that names none; of it only the number of codes matters."""
+    if lacking(recipe) is None:
+        return {}
+    patch_size = recipe.encoder.options.get("patch_size", 16)
+    size = recipe.data.image_size
+    return {"tokenizer": TinyTokenizer(image_size=size, stride=patch_size, vocabulary=vocabulary)}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -42,8 +60,9 @@ def test_published_recipes_build(name: str) -> None:
     if teacher is not None:  # random weights: nothing is fetched
         method = plain.method.model_copy(update={"teacher": teacher.replace("timm:", "random:")})
         plain = plain.model_copy(update={"method": method})
+    parts = untrained(plain)
     with torch.device("meta"):
-        method = build_method(plain)
+        method = build_method(plain, parts=parts)
     count = sum(p.numel() for p in method.parameters() if p.requires_grad)
     assert name not in PARAMETERS or count == PARAMETERS[name]
     for field in ("Source:", "Command:", "Published:", "Cost:", "Reproduced by us:"):
@@ -52,6 +71,8 @@ def test_published_recipes_build(name: str) -> None:
 
 
 def test_published_learning_rates() -> None:
+    for name in ("milan_vit_base_400ep", "cmae_vit_base_300ep"):
+        assert RECIPES[name]().optim.peak_lr == pytest.approx(2.4e-3)
     assert scaled_lr(1.5e-4, 4096, 256) == pytest.approx(2.4e-3)
     assert RECIPES["mae_vit_base_800ep"]().optim.peak_lr == pytest.approx(2.4e-3)
     assert RECIPES["simmim_swin_base_100ep"]().optim.peak_lr == pytest.approx(8e-4)
@@ -141,7 +162,7 @@ def test_few_images_get_the_recipe_for_small_data(method: str) -> None:
     few, measured = resolve_recipe(method, images=FEW_IMAGES - 1), SMALL[method]()
     assert (few.encoder, few.data, few.optim) == (measured.encoder, measured.data, measured.optim)
     assert resolve_recipe(method).encoder == DEFAULTS[method]().encoder  # how many is not known
-    built = build_method(few)
+    built = build_method(few, parts=untrained(few, vocabulary=512))
     trained = [parameter.numel() for parameter in built.parameters() if parameter.requires_grad]
     assert sum(trained) < 4e6
 

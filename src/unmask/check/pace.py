@@ -135,7 +135,7 @@ def _noise(job: Job, size: int) -> dict[str, Tensor]:
     data = job.recipe.data
     shapes = {
         name: (size, data.channels, *(scaled(side, view.scale) for side in data.image_size))
-        for name, view in job.method.views.items()
+        for name, view in job.learner.views.items()
     }
     kind = torch.from_numpy(np.zeros(1, DTYPES[data.depth])).dtype
     return {name: torch.randint(256, shape).to(kind) for name, shape in shapes.items()}

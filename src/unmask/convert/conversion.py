@@ -12,16 +12,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 from unmask import __version__
-from unmask.convert.reading import Checkpoint, read_checkpoint
-from unmask.convert.recognise import Finding, recognise
+from unmask.convert.finding import Finding
+from unmask.convert.recognise import recognise
 from unmask.convert.weights import load_official
 from unmask.data.views import imagenet_statistics
 from unmask.encoders import Encoder
+from unmask.encoders.itpn import Pyramid
 from unmask.engine.files import beside, flush, publish, remove, write_text
 from unmask.engine.run import require_new
 from unmask.errors import UserError
 from unmask.export import save_encoder
 from unmask.methods import Method
+from unmask.reading import Checkpoint, read_checkpoint
 from unmask.recipes.base import Recipe
 from unmask.recipes.build import build_encoder, build_method
 from unmask.recipes.resolve import parse_value, resolve_recipe
@@ -35,7 +37,7 @@ class Converted:
         folder: of the run, or of the encoder.
         facts: what the file is: label -> value, for people.
         notes: what the file does not tell and was taken, and other things to know; sentences.
-        complete: whether there are the method's own weights too, so that it can reconstruct.
+        complete: whether there are the method's own weights too, and it can reconstruct with them.
     """
 
     folder: Path
@@ -53,8 +55,10 @@ def convert(
     """Turn weights that others trained into a folder that `load_encoder`, `evaluate`, `export` and, where the
     decoder is in the file, `reconstruct` take.
 
-    Files of MAE (facebookresearch/mae) and SimMIM (microsoft/SimMIM and microsoft/Swin-Transformer), from
-    pre-training or fine-tuning; encoders of BEiT; ViT, BEiT, Swin and SwinV2 in timm's names. Sizes are read
+    Files of MAE (facebookresearch/mae), SimMIM (microsoft/SimMIM and microsoft/Swin-Transformer), HiViT
+    (zhangxiaosong18/hivit) and iTPN (sunsmarterjie/iTPN), from pre-training or fine-tuning; CMAE
+    (ZhichengHuang/CMAE); MILAN (zejiangh/MILAN; its decoder where `method.teacher` is named); encoders of
+    BEiT; CLIP's visual towers; ViT, BEiT, Swin and SwinV2 in timm's names. Sizes are read
     off the shapes of the weights, and every weight must find its place.
 
     Args:
@@ -73,9 +77,9 @@ def convert(
     checkpoint = read_checkpoint(path)
     given = {key: parse_value(value) for key, value in (overrides or {}).items()}
     try:
-        finding = recognise(checkpoint, path.stem)
+        finding = recognise(checkpoint, path.stem, teacher=given.get("method.teacher"))
         recipe = resolve_recipe(finding.recipe, overrides=given)
-        built = _build(finding, recipe)
+        built, pyramid = _build(finding, recipe)
     except ValueError as error:
         raise UserError(f"{path} cannot be converted: {error}") from error
     encoder = built.encoder if isinstance(built, Method) else built
@@ -86,7 +90,7 @@ def convert(
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = beside(folder)
     try:
-        _write(unfinished, built, encoder, recipe, made_by)
+        _write(unfinished, built, encoder, pyramid, recipe, made_by)
         publish(unfinished, folder)
     finally:
         remove(unfinished)
@@ -94,25 +98,34 @@ def convert(
         folder=folder,
         facts=_facts(finding, checkpoint, recipe, encoder),
         notes=(*_guesses(finding, recipe, given), *finding.notes),
-        complete=finding.complete,
+        complete=isinstance(built, Method) and type(built).reconstruct is not Method.reconstruct,
     )
 
 
-def _build(finding: Finding, recipe: Recipe) -> Method | Encoder:
-    """The method, or the encoder alone, with the weights of the file."""
+def _build(finding: Finding, recipe: Recipe) -> tuple[Method | Encoder, Pyramid | None]:
+    """The method, or the encoder alone, with the weights of the file; and the pyramid that comes with it."""
+    pyramid = None
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn first, which should disturb nobody
         built = build_method(recipe) if finding.complete else build_encoder(recipe)
-    whole = built if isinstance(built, Method) else nn.ModuleDict({"encoder": built})
-    load_official(whole, finding.weights, finding.rename)
-    return built.eval()
+        if finding.pyramid is not None:
+            pyramid = Pyramid(**finding.pyramid)
+    parts = {"encoder": built} if pyramid is None else {"encoder": built, "pyramid": pyramid}
+    whole = built if isinstance(built, Method) else nn.ModuleDict(parts)
+    load_official(whole, finding.weights, finding.rename, kept=finding.kept)
+    return built.eval(), built.feature_pyramid if isinstance(built, Method) else pyramid
 
 
 def _write(
-    folder: Path, built: Method | Encoder, encoder: Encoder, recipe: Recipe, made_by: dict[str, Any]
+    folder: Path,
+    built: Method | Encoder,
+    encoder: Encoder,
+    pyramid: Pyramid | None,
+    recipe: Recipe,
+    made_by: dict[str, Any],
 ) -> None:
     """All files, in a folder that is not yet in its place."""
     mean, std = imagenet_statistics(recipe.data.channels, recipe.data.mean, recipe.data.std)
-    save_encoder(encoder, folder, mean=mean, std=std, made_by=made_by)
+    save_encoder(encoder, folder, mean=mean, std=std, made_by=made_by, pyramid=pyramid)
     if isinstance(built, Method):
         checkpoint = folder / "checkpoints" / "step_00000000"
         checkpoint.mkdir(parents=True)

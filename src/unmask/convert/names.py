@@ -6,7 +6,6 @@ that of our own buffer, so that they can be compared.
 """
 
 import re
-from collections.abc import Callable
 
 # Endings of tensors that follow from the sizes of a model; files may hold them or not. The last describes a
 # teacher, whose weights are in no file of a method.
@@ -54,44 +53,3 @@ def encoder_name(official: str) -> str:
     (files that have both are not read with it).
     """
     return "encoder.model." + re.sub(r"^fc_norm\.", "norm.", official)
-
-
-def hivit_name(official: str) -> str:
-    """HiViT, and the backbone of iTPN."""
-    renames = {"absolute_pos_embed": "pos_embed", "relative_position_index": "positions"}
-    return f"encoder.model.{renames.get(official, official)}"
-
-
-def mae_hivit_name(official: str) -> str:
-    """MAE on HiViT, encoder and decoder; the norm belongs to the decoder's input."""
-    if official.startswith("norm."):
-        return f"decoder.embed_{official}"
-    return _before_backbone(mae_name, official)
-
-
-def itpn_name(official: str) -> str:
-    """iTPN's pixel pre-training: backbone, pyramid, decoder."""
-    # Levels are counted from the coarsest there, from the finest here.
-    level = re.match(r"^(fpn_modules|decoder_embed)\.(\d)", official)
-    if level:
-        place = {"fpn_modules": "pyramid.levels", "decoder_embed": "decoder.embed"}[level[1]]
-        return f"{place}.{2 - int(level[2])}{official[level.end() :]}"
-    renames = {
-        "align_dim_16tofpn": "pyramid.align16",
-        "align_dim_16to8": "pyramid.align8",
-        "align_dim_8to4": "pyramid.align4",
-        "split_16to8": "pyramid.split16",
-        "split_8to4": "pyramid.split8",
-        "block_16to8": "pyramid.blocks8",
-        "block_8to4": "pyramid.blocks4",
-    }
-    part, _, rest = official.partition(".")
-    if part in renames:
-        return f"{renames[part]}.{rest}"
-    return _before_backbone(mae_name, official)
-
-
-def _before_backbone(name: Callable[[str], str], official: str) -> str:
-    """What `name` makes of it; of the backbone, HiViT's names."""
-    ours = name(official)
-    return hivit_name(official) if ours.startswith("encoder.") else ours

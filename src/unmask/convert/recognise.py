@@ -1,67 +1,30 @@
 """What an official file is: which method, which encoder, of which sizes."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from unmask.convert.clip import STATISTICS, clip_visual_name, shape_of_clip
+from unmask.convert.contrast import is_cmae, recognise_cmae
+from unmask.convert.finding import IMAGENET, MASK_TOKEN, Finding, recipe_like
+from unmask.convert.milan import is_milan, recognise_milan
 from unmask.convert.names import encoder_name, mae_name, simmim_name, swin_name
-from unmask.convert.reading import Checkpoint
 from unmask.convert.shapes import Shape, count, shape_of
+from unmask.convert.units import UnitFile, unit_file
 from unmask.encoders.clip import PROJECTION, is_clip, tower_of
-from unmask.recipes import RECIPES
-from unmask.recipes.base import Choice, Data, Recipe
-from unmask.recipes.build import with_defaults
+from unmask.reading import Checkpoint
+from unmask.recipes.base import Choice
 
 # Parts of classifiers and of methods that are not implemented; an encoder goes without them.
 HEADS = ("head.", "head_dist.", "lm_head.", "pre_logits.")
-MASK_TOKEN = "mask_token"
-# The run whose optimiser and augmentation stand for what a file does not tell.
-PUBLISHED = {
-    ("mae", "ViT"): "mae_vit_base_800ep",
-    ("simmim", "BEiT"): "simmim_vit_base_800ep",
-    ("simmim", "Swin"): "simmim_swin_base_800ep",
-    ("simmim", "SwinV2"): "simmim_swinv2_base_800ep",
-}
-IMAGENET = (
-    "Images are taken to be normalised by ImageNet's mean and standard deviation; otherwise set data.mean "
-    "and data.std."
-)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What a file is taken for.
-
-    Attributes:
-        title: the file in a few words.
-        family: of the encoder.
-        recipe: method, encoder and images; of an encoder alone only the last two count.
-        complete: whether the method's own weights are there too, and not the encoder's only.
-        weights: those that are converted.
-        rename: official name -> ours.
-        left_out: parts of the file that nothing here needs.
-        guessed: setting -> why, of what the weights do not tell.
-        notes: what else a person should know; sentences.
-    """
-
-    title: str
-    family: str
-    recipe: Recipe
-    complete: bool
-    weights: Mapping[str, Tensor]
-    rename: Callable[[str], str]
-    guessed: Mapping[str, str]
-    left_out: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def recognise(checkpoint: Checkpoint, name: str) -> Finding:
+def recognise(checkpoint: Checkpoint, name: str, *, teacher: str | None = None) -> Finding:
     """Say what the weights are.
 
     Args:
         name: of the recipe.
+        teacher: that a person named, without which some methods are but their encoders.
 
     Raises:
         ValueError: nothing that is known; the message says what was seen.
@@ -76,14 +39,21 @@ def recognise(checkpoint: Checkpoint, name: str) -> Finding:
         return _simmim(checkpoint, name)
     if is_clip(weights):
         return _clip(weights, name)
+    if is_cmae(weights):
+        return recognise_cmae(weights, name)
+    units = unit_file(checkpoint)
+    if units is not None:
+        return _units(units, name)
     shape = shape_of(weights)
     if shape is None:
         seen = ", ".join(list(weights)[:6])
         raise ValueError(
             f"its {len(weights)} tensors are named like {seen}. Known are the pre-training and fine-tuning "
-            "files of MAE and SimMIM, the encoder of BEiT, CLIP with a ViT, and ViT, BEiT, Swin and SwinV2 "
-            "in timm's names"
+            "files of MAE, SimMIM, MILAN, CMAE, HiViT, iTPN and Fast-iTPN, the encoder of BEiT, CLIP with a "
+            "ViT, and ViT, BEiT, Swin and SwinV2 in timm's names"
         )
+    if is_milan(weights):
+        return recognise_milan(weights, shape, name, teacher=teacher)
     if any(key.startswith("decoder_") for key in weights):
         return _mae(checkpoint, shape, name)
     return _encoder(weights, shape, name)
@@ -113,7 +83,7 @@ def _mae(checkpoint: Checkpoint, shape: Shape, name: str) -> Finding:
     return Finding(
         title="MAE pre-training, encoder and decoder",
         family=shape.family,
-        recipe=_recipe(name, method, shape),
+        recipe=recipe_like(name, method, shape),
         complete=True,
         weights=weights,
         rename=mae_name,
@@ -148,7 +118,7 @@ def _simmim(checkpoint: Checkpoint, name: str) -> Finding:
     return Finding(
         title="SimMIM pre-training, encoder and head",
         family=shape.family,
-        recipe=_recipe(name, method, shape),
+        recipe=recipe_like(name, method, shape),
         complete=True,
         weights=weights,
         rename=simmim_name,
@@ -177,7 +147,7 @@ def _encoder(weights: Mapping[str, Tensor], shape: Shape, name: str) -> Finding:
     return Finding(
         title=kind,
         family=shape.family,
-        recipe=_recipe(name, method, shape),
+        recipe=recipe_like(name, method, shape),
         complete=False,
         weights=kept,
         rename=swin_name if official else encoder_name,
@@ -187,9 +157,26 @@ def _encoder(weights: Mapping[str, Tensor], shape: Shape, name: str) -> Finding:
     )
 
 
+def _units(found: UnitFile, name: str) -> Finding:
+    """Of HiViT, iTPN and Fast-iTPN."""
+    known = found.complete or found.method.name == "itpn_teacher"  # of what their images were normalised by
+    return Finding(
+        title=found.title,
+        family=found.shape.family,
+        recipe=recipe_like(name, found.method, found.shape),
+        complete=found.complete,
+        weights=found.weights,
+        rename=found.rename,
+        guessed=found.guessed,
+        pyramid=found.pyramid,
+        left_out=found.left_out,
+        notes=found.notes if known else (IMAGENET, *found.notes),
+    )
+
+
 def _clip(weights: Mapping[str, Tensor], name: str) -> Finding:
     tower, shape = tower_of(weights), shape_of_clip(weights)
-    recipe = _recipe(name, Choice(name="mae"), shape)
+    recipe = recipe_like(name, Choice(name="mae"), shape)
     others = len(weights) > len(tower)  # of a whole CLIP; of a tower alone all of it is the tower
     return Finding(
         title="CLIP, visual tower",
@@ -202,13 +189,3 @@ def _clip(weights: Mapping[str, Tensor], name: str) -> Finding:
         left_out=(*(["text tower"] * others), *(["projection"] * (PROJECTION in tower))),
         notes=("As a teacher: method.teacher=FOLDER, its tokens after the final norm, or FOLDER@resid.",),
     )
-
-
-def _recipe(name: str, method: Choice, shape: Shape) -> Recipe:
-    """A published run, of which method, encoder and images are replaced by the file's."""
-    usual = RECIPES[PUBLISHED[method.name, shape.family]]()
-    data = Data.model_validate(
-        {**usual.data.model_dump(), "image_size": shape.image_size, "channels": shape.channels}
-    )
-    changes = {"name": name, "method": method, "encoder": shape.encoder, "data": data}
-    return with_defaults(usual.model_copy(update=changes))

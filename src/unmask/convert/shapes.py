@@ -106,12 +106,17 @@ def _vit(weights: Weights) -> Shape:
     if not prefix:
         own["class_token"] = False
     positions = weights["pos_embed"]
-    side = _side(positions.shape[1] - prefix, "its position table")
-    fixed = sincos_table((side, side), own["embed_dim"], prefix=prefix) if own["embed_dim"] % 4 == 0 else None
-    if fixed is not None and torch.allclose(positions.float(), fixed, rtol=0, atol=1e-5):
+    side = side_of(positions.shape[1] - prefix, "its position table")
+    if own["embed_dim"] % 4 == 0 and any(
+        torch.allclose(positions.float(), table, rtol=0, atol=1e-5)
+        for table in (
+            sincos_table((side, side), own["embed_dim"], prefix=prefix, first=first)
+            for first in ("column", "row")
+        )
+    ):
         own |= {"position": "sincos", "init": "mae"}
     image_size = (side * own["patch_size"],) * 2
-    encoder = _nearest(_VITS, own)
+    encoder = nearest(_VITS, own)
     return Shape(
         encoder=encoder, family="ViT", image_size=image_size, channels=_channels(weights), guessed=guessed
     )
@@ -125,9 +130,9 @@ def _beit(weights: Weights) -> Shape:
     if table is not None:
         own["num_heads"], guessed = table.shape[1], {}
         # Three rows are for the class token; of the others a square has (2 side - 1)^2.
-        side = (_side(table.shape[0] - 3, "its table of relative positions") + 1) // 2
+        side = (side_of(table.shape[0] - 3, "its table of relative positions") + 1) // 2
     elif "pos_embed" in weights:
-        side = _side(weights["pos_embed"].shape[1] - 1, "its position table")
+        side = side_of(weights["pos_embed"].shape[1] - 1, "its position table")
     else:
         raise ValueError("it has no positions of any kind, from which its image size would follow")
     own |= {
@@ -137,7 +142,7 @@ def _beit(weights: Weights) -> Shape:
         "use_shared_rel_pos_bias": shared in weights,
     }
     image_size = (side * own["patch_size"],) * 2
-    encoder = _nearest(_BEITS, own)
+    encoder = nearest(_BEITS, own)
     return Shape(
         encoder=encoder, family="BEiT", image_size=image_size, channels=_channels(weights), guessed=guessed
     )
@@ -182,7 +187,7 @@ def _swin(weights: Weights, *, version: int) -> Shape:
     if not certain:
         guessed["data.image_size"] = "usual with windows of this size"
     return Shape(
-        encoder=_nearest(_SWIN2S if version == 2 else _SWIN1S, own),
+        encoder=nearest(_SWIN2S if version == 2 else _SWIN1S, own),
         family="SwinV2" if version == 2 else "Swin",
         image_size=(side * patch_size,) * 2,
         channels=_channels(weights),
@@ -194,7 +199,7 @@ def _window(weights: Weights, block: str) -> int | None:
     """Window of a stage; None if the weights of a SwinV2 leave out what follows from it."""
     table = weights.get(f"{block}attn.relative_position_bias_table")
     if table is not None:
-        return (_side(table.shape[0], "its table of relative positions") + 1) // 2
+        return (side_of(table.shape[0], "its table of relative positions") + 1) // 2
     coordinates = weights.get(f"{block}attn.relative_coords_table")
     return None if coordinates is None else (coordinates.shape[1] + 1) // 2
 
@@ -226,7 +231,7 @@ def _swin_side(weights: Weights, window: int, windows: list[int | None], stages:
     return window * 2 ** (stages - 1), False
 
 
-def _side(number: int, what: str) -> int:
+def side_of(number: int, what: str) -> int:
     side = math.isqrt(max(0, number))
     if side < 1 or side**2 != number:
         raise ValueError(f"{what} is for no square image ({number} places)")
@@ -243,7 +248,7 @@ def _channels(weights: Weights) -> int:
     return weights["patch_embed.proj.weight"].shape[1]
 
 
-def _nearest(sizes: Mapping[str, Mapping[str, Any]], own: Mapping[str, Any]) -> Choice:
+def nearest(sizes: Mapping[str, Mapping[str, Any]], own: Mapping[str, Any]) -> Choice:
     """The model with most options in common, and those that it differs in."""
 
     def alike(name: str) -> int:

@@ -12,7 +12,11 @@ ZEROS = ("k_bias",)
 
 
 def load_official(
-    module: nn.Module, weights: Mapping[str, Tensor], rename: Callable[[str], str]
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    rename: Callable[[str], str],
+    *,
+    kept: tuple[str, ...] = (),
 ) -> dict[str, str]:
     """Load weights under our names.
 
@@ -21,6 +25,7 @@ def load_official(
 
     Args:
         rename: official name -> ours.
+        kept: starts of our names, of parts that no official file has and that stay as they are ("teacher.").
 
     Returns:
         Official name -> ours of all that was loaded.
@@ -39,7 +44,11 @@ def load_official(
     problems = {
         "have no place": [official for official, ours in loaded.items() if ours not in own],
         "share a place": twice,
-        "are missing": [name for name in own if name not in places and not _derived(name, *ZEROS)],
+        "are missing": [
+            name
+            for name in own
+            if name not in places and not _derived(name, *ZEROS) and not name.startswith(kept)
+        ],
         "have another shape": [
             f"{official} {tuple(weights[official].shape)} instead of {tuple(own[ours].shape)}"
             for official, ours in loaded.items()

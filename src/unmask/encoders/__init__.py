@@ -16,12 +16,17 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from unmask.encoders.base import DroppingEncoder, Encoder, Features, require_dropping
+from unmask.encoders.fast_itpn import FastITPN
 from unmask.encoders.hivit import HiViT
 from unmask.encoders.hivit_encoder import HiViTEncoder
 from unmask.encoders.initialise import initialise
 from unmask.encoders.published import require_weights
+from unmask.encoders.revcol import RevCol
+from unmask.encoders.revcol_encoder import RevColEncoder
+from unmask.encoders.revcolv2 import RevColViT
+from unmask.encoders.revcolv2_encoder import RevColViTEncoder
 from unmask.encoders.swin import SwinEncoder, fitting_window
-from unmask.encoders.vit import BeitEncoder, EvaEncoder, ViTEncoder
+from unmask.encoders.vit import EvaEncoder, ViTEncoder, beit_encoder
 from unmask.errors import UserError
 
 __all__ = ["ENCODERS", "DroppingEncoder", "Encoder", "Features", "create_encoder", "require_dropping"]
@@ -30,10 +35,13 @@ __all__ = ["ENCODERS", "DroppingEncoder", "Encoder", "Features", "create_encoder
 ENCODERS: dict[type[nn.Module], tuple[Callable[..., Encoder], dict[str, Any]]] = {
     VisionTransformer: (ViTEncoder, {"global_pool": "avg", "fc_norm": False, "dynamic_img_size": False}),
     Eva: (EvaEncoder, {"global_pool": "avg", "use_fc_norm": False, "dynamic_img_size": False}),
-    Beit: (BeitEncoder, {"global_pool": "token"}),
+    Beit: (beit_encoder, {"global_pool": "token"}),
     SwinTransformer: (SwinEncoder, {}),
     SwinTransformerV2: (SwinEncoder, {}),
     HiViT: (HiViTEncoder, {}),
+    FastITPN: (HiViTEncoder, {}),
+    RevCol: (RevColEncoder, {}),
+    RevColViT: (RevColViTEncoder, {}),
 }
 # Families by the timm module that defines them.
 _MODULES = {
@@ -44,6 +52,9 @@ _MODULES = {
     "swin_transformer": SwinTransformer,
     "swin_transformer_v2": SwinTransformerV2,
     "hivit": HiViT,
+    "fast_itpn": FastITPN,
+    "revcol": RevCol,
+    "revcolv2": RevColViT,
 }
 
 
@@ -72,8 +83,9 @@ def create_encoder(
         image_size: height and width in pixels, multiples of the encoder's stride.
         channels: of the input images.
         pretrained: start from timm's weights of that name (fetched from the Hugging Face hub if not cached).
-        position: "learned" or "sincos", for plain ViTs that are not pretrained.
-        init: "mae" or "beit", the papers' initial weights unless pretrained; None is timm's own.
+        position: "learned" or "sincos", for models that are not pretrained: plain ViTs (MAE's table), and
+            BEiT-style ones with a table of positions and no relative ones (CAE's).
+        init: "mae", "beit" or "cae", the papers' initial weights unless pretrained; None is timm's own.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         options: passed on to timm (`embed_dim`, `window_size`, `init_values`, `reg_tokens`, ...).
 
@@ -110,12 +122,13 @@ def create_encoder(
     if type(model) is not family or not isinstance(model.patch_embed, PatchEmbed):
         raise UserError(
             f"{name} cannot be masked patch by patch: it is a {type(model).__name__} with a "
-            f"{type(model.patch_embed).__name__} stem. Use a plain ViT, BEiT, EVA, Swin, SwinV2 or HiViT."
+            f"{type(model.patch_embed).__name__} stem. Use a plain ViT, BEiT, EVA, Swin, SwinV2, HiViT or "
+            "Fast-iTPN."
         )
     architecture = {"model_name": name.split(".")[0], **arguments}
     # Published weights bring their own positions and values.
     placed = {} if position == "learned" or pretrained else {"position": position}
-    if placed and adapter is not ViTEncoder:
+    if placed and adapter not in (ViTEncoder, beit_encoder):
         raise UserError(f"encoder.position={position} is for plain ViTs; {name} has positions of its own")
     try:
         encoder = adapter(model, architecture=architecture, **placed)
@@ -136,7 +149,7 @@ def _family(name: str) -> type[nn.Module]:
     if module not in _MODULES:
         raise UserError(
             f"{name} is a timm model of a family ({module}) that cannot be masked. Use a plain ViT, "
-            "BEiT, EVA, Swin, SwinV2 or HiViT model; `unmask list encoders` shows them."
+            "BEiT, EVA, Swin, SwinV2, HiViT or Fast-iTPN model; `unmask list encoders` shows them."
         )
     return _MODULES[module]
 

@@ -89,7 +89,10 @@ class Encoder(nn.Module, ABC):
         prefix: tokens in front of the patches in a tap: class token and registers.
         has_cls: whether the first of them is a class token.
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        idle: number of weights on which `Features.patches` do not depend, but `Features.pyramid` does.
     """
+
+    idle: int = 0
 
     def __init__(
         self,
@@ -190,5 +193,19 @@ def require_dropping(encoder: Encoder, by: str) -> DroppingEncoder:
             f"{by} encodes only visible patches, but a {type(encoder.model).__name__} cannot leave any "
             "out (its windows or relative positions need the full grid). Use a plain ViT such as "
             "vit_small_patch16_224, or SimMIM."
+        )
+    return encoder
+
+
+def require_busy(encoder: Encoder, by: str) -> Encoder:
+    """The encoder, checked to have no part that would never learn; for methods that use nothing of its output
+    but `Features.patches`.
+    """
+    if encoder.idle:
+        raise ValueError(
+            f"{by} uses only the top level of a {type(encoder.model).__name__}, and {encoder.idle:,} of its "
+            "weights do not lead there: they would never learn. Let all levels be features "
+            "(encoder.output=all) or decoder columns end at the top (encoder.decoder_order=up), or use "
+            "revcolv2 or MAE, which train all of them."
         )
     return encoder

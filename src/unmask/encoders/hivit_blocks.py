@@ -1,13 +1,17 @@
 """What a HiViT consists of: channel MLPs, attention with relative positions, the merging of patches."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath, Mlp, use_fused_attn
 from torch import Tensor, nn
 
 from unmask.masking import Grid
+
+NORM = partial(nn.LayerNorm, eps=1e-6)
 
 
 def relative_positions(grid: Grid) -> Int[Tensor, "N N"]:
@@ -19,6 +23,14 @@ def relative_positions(grid: Grid) -> Int[Tensor, "N N"]:
     return down * (2 * grid[1] - 1) + right
 
 
+def resized_table(table: Float[Tensor, "R heads"], grid: Grid, new_grid: Grid) -> Float[Tensor, "R2 heads"]:
+    """A table of relative position biases for another grid, its offsets interpolated."""
+    rows, columns = (2 * side - 1 for side in grid)
+    size = [2 * side - 1 for side in new_grid]
+    places = rearrange(table, "(h w) heads -> 1 heads h w", h=rows, w=columns)
+    return rearrange(F.interpolate(places, size, mode="bicubic"), "1 heads h w -> (h w) heads")
+
+
 class ChannelMLP(nn.Module):
     """Residual MLP over the channels of every position, pre-norm: a block without attention.
 
@@ -26,14 +38,21 @@ class ChannelMLP(nn.Module):
         dim: width.
         ratio: width of the hidden layer, as a multiple of `dim`.
         layer_scale: initial value of the learned factor on the residual; None for no factor.
+        inner_norm: normalise the hidden layer (Fast-iTPN).
     """
 
     def __init__(
-        self, dim: int, *, ratio: float, layer_scale: float | None = None, drop_path: float = 0.0
+        self,
+        dim: int,
+        *,
+        ratio: float,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        inner_norm: bool = False,
     ) -> None:
         super().__init__()
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, int(dim * ratio))
+        self.mlp = Mlp(dim, int(dim * ratio), norm_layer=NORM if inner_norm else None)
         self.gamma_2 = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
         self.drop_path = DropPath(drop_path)
 
@@ -45,6 +64,8 @@ class ChannelMLP(nn.Module):
 class Attention(nn.Module):
     """Attention with an optional table of relative position biases, one value an offset and head.
 
+    As in timm's blocks, `fused_attn` chooses the kernel, and without it `attn_drop` is handed the weights.
+
     Args:
         offsets: rows of the table; None for no bias.
     """
@@ -52,6 +73,8 @@ class Attention(nn.Module):
     def __init__(self, dim: int, *, heads: int, qkv_bias: bool = True, offsets: int | None = None) -> None:
         super().__init__()
         self.heads = heads
+        self.fused_attn = use_fused_attn()
+        self.attn_drop = nn.Identity()
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.relative_position_bias_table = (
@@ -64,7 +87,11 @@ class Attention(nn.Module):
         if self.relative_position_bias_table is not None:
             table = self.relative_position_bias_table.to(query.dtype)
             bias = rearrange(table[positions], "... q k h -> ... h q k")
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        if self.fused_attn:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        else:
+            scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
+            mixed = self.attn_drop((scores if bias is None else scores + bias).softmax(-1)) @ value
         return self.proj(rearrange(mixed, "b h n d -> b n (h d)"))
 
 

@@ -1,4 +1,4 @@
-"""HiViT behind the common interface: masks live on its units."""
+"""HiViT and Fast-iTPN behind the common interface: masks live on their units."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,27 +8,21 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from unmask.encoders.base import DroppingEncoder, Features
-from unmask.encoders.hivit import HiViT, as_map
+from unmask.encoders.base import DroppingEncoder, Encoder, Features
+from unmask.encoders.units import UnitTransformer, as_map
 from unmask.masking import Grid, Mask
 
 
 class HiViTEncoder(DroppingEncoder):
-    """A `HiViT` behind the common interface.
+    """A `HiViT` or `FastITPN` behind the common interface.
 
     Masks live on the units. A hidden unit is left out, or its token replaced at stride 16, before positions.
     `Features.pyramid` holds all three scales: maps of the whole image, or of `visible` the units that are
     left [B, V, positions of the unit, C]. Where hidden units are only replaced, the two finer maps still show
     their own pixels (nothing else sees them there): a method that predicts from these maps must hide them.
-
-    Attributes:
-        shifted_positions: of `visible`: positions as iTPN's released pre-training has them, resized to their
-            own grid by a factor that is a tenth of a patch too large.
     """
 
-    shifted_positions = False
-
-    def __init__(self, model: HiViT, *, architecture: dict[str, Any]) -> None:
+    def __init__(self, model: UnitTransformer, *, architecture: dict[str, Any]) -> None:
         super().__init__(
             model,
             architecture=architecture,
@@ -42,7 +36,7 @@ class HiViTEncoder(DroppingEncoder):
             # 16 positions of a quarter, 4 of half the width, one of all of it.
             visible_dim=7 * model.embed_dim,
         )
-        self.model: HiViT = model
+        self.model: UnitTransformer = model
 
     def forward(
         self,
@@ -59,11 +53,24 @@ class HiViTEncoder(DroppingEncoder):
         pyramid = tuple(as_map(scale, self.grid) for scale in (fine, middle, tokens))
         return Features(patches=tokens, taps=taps, pyramid=pyramid)
 
-    def visible(self, images: Float[Tensor, "B C H W"], mask: Mask, take: Sequence[int] = ()) -> Features:
+    def visible(
+        self,
+        images: Float[Tensor, "B C H W"],
+        mask: Mask,
+        take: Sequence[int] = (),
+        *,
+        shifted_positions: bool = False,
+    ) -> Features:
+        """Features of the visible units only, in raster order.
+
+        Args:
+            shifted_positions: positions as iTPN's released pre-training has them, resized to their own grid
+                by a factor that is a tenth of a patch too large.
+        """
         fine, middle, tokens = self.model.stem(mask.visible(self.model.units(images)))
         index = mask.visible_index
         table = self.model.pos_embed
-        places = (_shifted(table, self.grid) if self.shifted_positions else table).expand(len(images), -1, -1)
+        places = (_shifted(table, self.grid) if shifted_positions else table).expand(len(images), -1, -1)
         positions = self.model.positions[index[:, :, None], index[:, None, :]]
         tokens, taps = self._attend(tokens + mask.visible(places), positions, take)
         pyramid = (fine.flatten(2, 3), middle.flatten(2, 3), tokens[:, :, None])
@@ -79,6 +86,16 @@ class HiViTEncoder(DroppingEncoder):
             if index in wanted:
                 states[index] = tokens
         return tokens, tuple(states[index] for index in wanted)
+
+
+def require_units(encoder: Encoder, by: str) -> HiViTEncoder:
+    """The encoder, checked to have scales that keep units apart; for methods that build a pyramid on them."""
+    if not isinstance(encoder, HiViTEncoder):
+        raise ValueError(
+            f"{by} needs a backbone whose scales keep units apart, but got a {type(encoder.model).__name__}; "
+            "use for instance itpn_base_patch16_224, fast_itpn_tiny_patch16_224 or hivit_tiny_patch16_224"
+        )
+    return encoder
 
 
 def _shifted(table: Float[Tensor, "1 N D"], grid: Grid) -> Float[Tensor, "1 N D"]:

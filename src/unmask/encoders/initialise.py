@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import nn
 from torch.nn.init import normal_, trunc_normal_, xavier_uniform_, zeros_
 
@@ -13,6 +14,14 @@ def xavier_linear(module: nn.Module) -> None:
     """MAE: Xavier-uniform matrices, biases 0, norms 1 and 0; for `Module.apply`."""
     if isinstance(module, nn.Linear):
         xavier_uniform_(module.weight)
+        if module.bias is not None:
+            zeros_(module.bias)
+
+
+def normal_linear(module: nn.Module) -> None:
+    """HiViT and iTPN: matrices normal(.02), biases 0; for `Module.apply`."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             zeros_(module.bias)
 
@@ -37,15 +46,24 @@ def initialise_beit(encoder: BeitEncoder) -> None:
     matrices of block i divided by sqrt(2 i), i from 1 (Bao et al. 2022, section 2.5).
     """
     model = encoder.model
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            narrow_normal_(module.weight)
-            if module.bias is not None:
-                zeros_(module.bias)
+    model.apply(narrow_linear)
     narrow_normal_(model.cls_token)
     for number, block in enumerate(model.blocks, start=1):
-        block.attn.proj.weight.data.div_(math.sqrt(2 * number))
-        block.mlp.fc2.weight.data.div_(math.sqrt(2 * number))
+        shrink_outputs(block, number)
+
+
+def narrow_linear(module: nn.Module) -> None:
+    """BEiT: matrices normal(.02) cut off at one standard deviation, biases 0; for `Module.apply`."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        narrow_normal_(module.weight)
+        if module.bias is not None:
+            zeros_(module.bias)
+
+
+def shrink_outputs(block: nn.Module, number: int) -> None:
+    """BEiT: the output matrices of the block of this number, from 1, divided by sqrt(2 number)."""
+    for matrix in (block.attn.proj.weight, block.mlp.fc2.weight):
+        matrix.data.div_(math.sqrt(2 * number))
 
 
 def narrow_normal_(parameter: nn.Parameter, std: float = 0.02) -> None:
@@ -54,22 +72,32 @@ def narrow_normal_(parameter: nn.Parameter, std: float = 0.02) -> None:
 
 
 def initialise_token(token: nn.Parameter, encoder: Encoder) -> None:
-    """Draw a mask token like the encoder's own tokens: in BEiT's style cut off at one standard deviation,
-    else plain normal(.02), as SimMIM's Swin."""
+    """A token for what is hidden, drawn like the encoder's own, in place: in BEiT's style cut off at one
+    standard deviation, else plain normal(.02), as SimMIM's Swin."""
     if isinstance(encoder, BeitEncoder):
         narrow_normal_(token)
     else:
         trunc_normal_(token, std=0.02)
 
 
+def mask_token(encoder: Encoder) -> nn.Parameter:
+    """What replaces the embedding of a hidden patch, [1, 1, E]."""
+    token = nn.Parameter(torch.zeros(1, 1, encoder.token_dim))
+    initialise_token(token, encoder)
+    return token
+
+
 def initialise(encoder: Encoder, scheme: str) -> None:
-    """Draw the encoder's weights anew by "mae" or "beit"."""
+    """Draw the encoder's weights anew by "mae", "beit", or "cae": BEiT's, but for MAE's linear layers."""
     if scheme == "mae" and isinstance(encoder, ViTEncoder):
         initialise_mae(encoder)
     elif scheme == "beit" and isinstance(encoder, BeitEncoder):
         initialise_beit(encoder)
+    elif scheme == "cae" and isinstance(encoder, BeitEncoder):
+        initialise_beit(encoder)
+        encoder.model.apply(xavier_linear)
     else:
         raise ValueError(
             f"encoder.init={scheme} does not go with a {type(encoder.model).__name__}: 'mae' is for plain "
-            "ViTs, 'beit' for BEiT-style ones. Leave it out for timm's own initialisation."
+            "ViTs, 'beit' and 'cae' for BEiT-style ones. Leave it out for timm's own initialisation."
         )

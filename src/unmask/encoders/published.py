@@ -1,8 +1,12 @@
-"""Where timm's published weights are: on this machine, or on the Hugging Face hub."""
+"""Where timm's published weights are: on this machine, on the Hugging Face hub, or nowhere."""
+
+from collections.abc import Iterable
+from typing import Any
 
 import timm
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import get_session
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 PATIENCE = 5.0  # seconds; the hub's client alone tries for most of a minute
 
@@ -30,3 +34,21 @@ def _cached(published: timm.models.PretrainedCfg) -> bool:
         for name in names
         if name
     )
+
+
+def untrained(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What timm wants to know of models of ours, of which nobody has published weights in its format."""
+    return {
+        f"{name}.untrained": {
+            "input_size": (3, 224, 224),
+            "mean": IMAGENET_DEFAULT_MEAN,
+            "std": IMAGENET_DEFAULT_STD,
+            "interpolation": "bicubic",
+            "crop_pct": 0.875,
+            "num_classes": 1000,
+            "fixed_input_size": True,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        }
+        for name in names
+    }

@@ -18,6 +18,7 @@ from unmask.encoders.base import DroppingEncoder, Encoder, Features
 from unmask.masking import Mask
 from unmask.patches import sincos_table
 
+POSITIONS = ("learned", "sincos")
 BlockInputs = Iterable[tuple[nn.Module, dict[str, Any]]]
 
 
@@ -124,7 +125,7 @@ class ViTEncoder(DroppingEncoder):
     ) -> None:
         super().__init__(model, architecture=architecture, **_geometry(model))
         self.model: VisionTransformer = model
-        if position not in ("learned", "sincos"):
+        if position not in POSITIONS:
             raise ValueError(f"position {position!r}: possible are 'learned' and 'sincos'")
         if position == "sincos":
             prefix = 0 if model.no_embed_class else self.prefix
@@ -153,6 +154,12 @@ class ViTEncoder(DroppingEncoder):
     def visible(self, images: Float[Tensor, "B C H W"], mask: Mask, take: Sequence[int] = ()) -> Features:
         tokens = self.model._pos_embed(_embed(self.model, images, None, None))
         return self._encode(_drop_hidden(tokens, mask, self.prefix), take)
+
+    def through(self, blocks: Iterable[nn.Module], tokens: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
+        """Tokens after further blocks of the encoder's kind."""
+        for block in blocks:
+            tokens = self._run(block, tokens)
+        return tokens
 
     def _encode(self, tokens: Tensor, take: Sequence[int]) -> Features:
         blocks: BlockInputs = ((block, {}) for block in self.model.blocks)
@@ -209,26 +216,78 @@ class BeitEncoder(Encoder):
         token: Float[Tensor, "1 1 D"] | None = None,
         take: Sequence[int] = (),
     ) -> Features:
-        tokens, bias = self._tokens(images, mask, token)
-        blocks = ((block, {"shared_rel_pos_bias": bias}) for block in self.model.blocks)
-        return _transform(self, tokens, blocks, self.model.norm, take)
+        return self._encode(self._tokens(images, mask, token), take)
 
     def hidden(
         self, images: Float[Tensor, "B C H W"], mask: Mask, token: Float[Tensor, "1 1 D"]
     ) -> Float[Tensor, "B N D"]:
         if mask.count is None:
             return super().hidden(images, mask, token)
-        tokens, bias = self._tokens(images, mask, token)
-        return _transform_hidden(self, tokens, mask, _attend_beit, shared_rel_pos_bias=bias)
+        tokens = self._tokens(images, mask, token)
+        return _transform_hidden(self, tokens, mask, _attend_beit, shared_rel_pos_bias=self._bias())
+
+    def through(self, blocks: Iterable[nn.Module], tokens: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
+        """Tokens after further blocks of the encoder's kind, which share its relative positions."""
+        bias = self._bias()
+        for block in blocks:
+            tokens = self._run(block, tokens, shared_rel_pos_bias=bias)
+        return tokens
+
+    def _encode(self, tokens: Tensor, take: Sequence[int]) -> Features:
+        bias = self._bias()
+        blocks = ((block, {"shared_rel_pos_bias": bias}) for block in self.model.blocks)
+        return _transform(self, tokens, blocks, self.model.norm, take)
 
     def _tokens(
-        self, images: Tensor, mask: Mask | None, token: Tensor | None
-    ) -> tuple[Float[Tensor, "B P D"], Tensor | None]:
-        """What the first block gets, and the relative position bias that all blocks share."""
+        self, images: Tensor, mask: Mask | None = None, token: Tensor | None = None
+    ) -> Float[Tensor, "B P D"]:
+        """What the first block gets."""
         patches = _embed(self.model, images, mask, token)
         cls = self.model.cls_token.expand(patches.shape[0], -1, -1)  # len() would fix it in an export
         tokens = torch.cat([cls, patches], dim=1)
         if self.model.pos_embed is not None:
             tokens = tokens + self.model.pos_embed
-        bias = self.model.rel_pos_bias() if self.model.rel_pos_bias is not None else None
-        return self.model.pos_drop(tokens), bias
+        return self.model.pos_drop(tokens)
+
+    def _bias(self) -> Tensor | None:
+        """The relative position bias that all blocks share."""
+        return self.model.rel_pos_bias() if self.model.rel_pos_bias is not None else None
+
+
+class PlacedBeitEncoder(BeitEncoder, DroppingEncoder):
+    """timm's `Beit` with a table of positions instead of relative ones: it can leave patches out. CAE's
+    encoder.
+
+    Args:
+        model: built with `use_abs_pos_emb` and without either kind of relative positions.
+        architecture: what rebuilds it.
+        position: "learned", timm's table; "sincos", the fixed table of CAE.
+    """
+
+    def __init__(self, model: Beit, *, architecture: dict[str, Any], position: str = "learned") -> None:
+        super().__init__(model, architecture=architecture)
+        if position not in POSITIONS:
+            raise ValueError(f"position {position!r}: possible are 'learned' and 'sincos'")
+        if position == "sincos":
+            table = sincos_table(self.grid, self.dim, prefix=self.prefix, first="row")
+            model.pos_embed = nn.Parameter(table, requires_grad=False)
+
+    def visible(self, images: Float[Tensor, "B C H W"], mask: Mask, take: Sequence[int] = ()) -> Features:
+        return self._encode(_drop_hidden(self._tokens(images), mask, self.prefix), take)
+
+
+def beit_encoder(model: Beit, *, architecture: dict[str, Any], position: str = "learned") -> BeitEncoder:
+    """The adapter for the positions that the model has.
+
+    Raises:
+        ValueError: fixed positions for a model with relative ones.
+    """
+    relative = model.rel_pos_bias is not None or model.blocks[0].attn.relative_position_bias_table is not None
+    if model.pos_embed is not None and not relative:
+        return PlacedBeitEncoder(model, architecture=architecture, position=position)
+    if position != "learned":
+        raise ValueError(
+            f"position {position!r} is for models with a table of positions and without relative ones "
+            "(use_abs_pos_emb=true, use_rel_pos_bias=false)"
+        )
+    return BeitEncoder(model, architecture=architecture)

@@ -19,14 +19,17 @@ from unmask.masking import Mask
 MASK_STREAM, NETWORK_STREAM = 3, 4
 
 
-def draw_mask(job: Job, images: Mapping[str, Float[Tensor, "B C H W"]], *, step: int, part: int) -> Mask:
-    """Masks of this process's images; then the default generators are set for what the network draws.
+def draws(
+    job: Job, images: Mapping[str, Float[Tensor, "B C H W"]], *, step: int, part: int
+) -> dict[str, Mask]:
+    """What is drawn for this process's images, the masks of a method; then the default generators are set for
+    what the network draws.
 
     All processes draw the masks of the whole batch and keep their own: on a GPU a fraction of a millisecond,
     without waiting for it.
 
     Args:
-        images: by the name of the view, as the method takes them.
+        images: by the name of the view, as the learner takes them.
         step: optimiser steps done before this one.
         part: which of the `optim.accumulate` parts of the batch of this process.
     """
@@ -34,9 +37,9 @@ def draw_mask(job: Job, images: Mapping[str, Float[Tensor, "B C H W"]], *, step:
     first, *_ = images.values()
     place = (process * recipe.optim.accumulate + part) * len(first)
     _seed(MASK_STREAM, recipe.seed, step)
-    mask = job.method.draw(first, first=place, batch=recipe.optim.batch_size)
+    drawn = job.learner.draws(first, first=place, batch=recipe.optim.batch_size)
     _seed(NETWORK_STREAM, recipe.seed, step, process, part)
-    return mask
+    return drawn
 
 
 def _seed(*place: int) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unmask.data.loader import epoch_order
-from unmask.engine.draws import draw_mask
+from unmask.engine.draws import draws
 from unmask.engine.files import beside
 from unmask.engine.measure import Outcome
 from unmask.engine.setup import Job
@@ -69,9 +69,9 @@ def keep(
 ) -> Path | None:
     """Write `failures/step_XXXXXXXX.safetensors`, and the pictures as PNG beside it.
 
-    The file holds every view under its name, as it was read, and `hidden` [B, N], the step's masks; its
-    metadata say step, loss, gradient norm and the names of the files. Each process keeps its own part of the
-    batch.
+    The file holds every view under its name, as it was read, and of a method `hidden` [B, N], the step's
+    masks; its metadata say step, loss, gradient norm and the names of the files. Each process keeps its own
+    part of the batch.
 
     Returns:
         The file; None if `MOST_KEPT` are there already.
@@ -86,21 +86,23 @@ def keep(
     names = [str(job.source.name(index)) for index in _indices(job, step)]
     metadata = {name: str(value) for name, value in facts.items()} | {"files": json.dumps(names)}
     unfinished = beside(path)
-    save_file({**views, "hidden": _hidden(job, step, views)}, unfinished, metadata=metadata)
+    save_file({**views, **_hidden(job, step, views)}, unfinished, metadata=metadata)
     unfinished.replace(path)
     first = next(iter(views.values()))
     contact_sheet(first[:MOST_SHOWN]).save(path.with_suffix(".png"))
     return path
 
 
-def _hidden(job: Job, step: int, views: Mapping[str, Shaped[Tensor, "B C H W"]]) -> Bool[Tensor, "B N"]:
-    """The masks of the step, drawn once more."""
+def _hidden(
+    job: Job, step: int, views: Mapping[str, Shaped[Tensor, "B C H W"]]
+) -> dict[str, Bool[Tensor, "B N"]]:
+    """The masks of the step, drawn once more, as "hidden"; nothing where nothing is hidden."""
     parts = job.recipe.optim.accumulate
     masks = []
     for part in range(parts):
         images = {name: job.as_input(name, view.chunk(parts)[part]) for name, view in views.items()}
-        masks.append(draw_mask(job, images, step=step - 1, part=part).hidden.cpu())
-    return torch.cat(masks)
+        masks += [mask.hidden.cpu() for mask in draws(job, images, step=step - 1, part=part).values()]
+    return {"hidden": torch.cat(masks)} if masks else {}
 
 
 def _indices(job: Job, step: int) -> list[int]:

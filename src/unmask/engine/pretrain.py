@@ -1,9 +1,9 @@
-"""Pre-training: the loop, written once for all methods."""
+"""Pre-training: the loop, written once for all methods and tokenizers."""
 
-import math
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,17 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from unmask import __version__
-from unmask.data import open_source
+from unmask.data import Source, open_source
 from unmask.encoders.base import ImageSize
 from unmask.engine.bad import note_bad
-from unmask.engine.checkpoint import State, checkpoints, load_checkpoint, save_checkpoint
-from unmask.engine.draws import draw_mask
-from unmask.engine.guard import Guard, diverged
+from unmask.engine.checkpoint import State, checkpoints, load_checkpoint
+from unmask.engine.draws import draws
+from unmask.engine.guard import Guard
 from unmask.engine.launch import speaks
 from unmask.engine.lock import RunLock
 from unmask.engine.log import RunLog, is_logged
 from unmask.engine.machine import Machine, attention, peak_memory_mb
 from unmask.engine.measure import Outcome, Speed, to_host
-from unmask.engine.pictures import save_strip
 from unmask.engine.probes import Probes
 from unmask.engine.progress import ProgressLine
 from unmask.engine.run import (
@@ -37,20 +35,19 @@ from unmask.engine.run import (
     saved_recipe,
     saved_state,
 )
+from unmask.engine.saving import save, save_best, save_pictures
 from unmask.engine.settle import in_words, settle, settled_as
 from unmask.engine.setup import Job, make_folder, prepare
 from unmask.engine.signals import StopRequest
 from unmask.engine.watch import Watch
 from unmask.errors import UserError
-from unmask.export import save_encoder
-from unmask.load import WEIGHTS
-from unmask.recipes.base import Recipe
+from unmask.recipes.base import AnyPlan, Recipe
+from unmask.recipes.build import lacking, with_paths_from
 from unmask.recipes.resolve import resolve_recipe
 from unmask.runs import location, read_log
 
 # Of the environment, so that what a run began with is known when it went on elsewhere.
 LOGGED = ("device", "gpu", "processor", "processes", "precision", "compile", "torch")
-BEST = "encoder_best.safetensors"
 
 
 def pretrain(
@@ -79,7 +76,8 @@ def pretrain(
 
     Nothing is written before everything was checked. A run that was stopped or killed goes on with `resume`
     from its newest checkpoint, in the middle of an epoch too; on a CPU with the same number of threads bit
-    for bit as if never stopped.
+    for bit as if never stopped. A method that needs a tokenizer, where none is named, gets one that is
+    trained on the same images first, in the folder `tokenizer` of the run's folder.
 
     Args:
         method_or_recipe: a method ("mae"), a published run, the path of a recipe.json, or a recipe.
@@ -104,12 +102,64 @@ def pretrain(
     """
     folder = Path(out)
     saved = saved_recipe(folder, resume=resume, overwrite=overwrite)
+    if saved is not None and not isinstance(saved, Recipe):
+        raise UserError(
+            f"--out {folder} holds a tokenizer, {saved.name}: go on with it by `unmask tokenizer`"
+        )
     source = open_source(data)
     require_apart(folder, source)
-    name, encoder = continued(saved, method_or_recipe, encoder)
+    asked = continued(saved, method_or_recipe)
+    if isinstance(asked, Recipe) and encoder == asked.encoder.name:
+        encoder = None
     options: dict[str, Any] = {"images": len(source), "image_size": image_size, "seed": seed, "lr": lr}
     options |= {"epochs": epochs, "steps": steps, "batch_size": batch_size, "overrides": overrides}
-    recipe = resolve_recipe(name, encoder=encoder, **options)
+    recipe = with_paths_from(resolve_recipe(asked, encoder=encoder, **options), folder)
+    machine = Machine(
+        device=device, precision=precision, workers=workers, compile=compile, checkpointing=checkpointing
+    )
+    where = location(data if isinstance(data, str | Path) else source)
+    task = Task(folder, source, where, machine, progress, clears=folder if overwrite else None)
+    if saved is None and (lacks := lacking(recipe)):
+        # Imported late: it trains by what is defined here.
+        from unmask.engine.first_stage import train_first
+
+        recipe, first = train_first(recipe, lacks, task)
+        if first.interrupted is not None:
+            return first
+        task = replace(task, clears=None, stage="Stage 2 of 2: ")
+    return carry_out(recipe, saved, task)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Where and on what something is trained, beside its recipe.
+
+    Attributes:
+        data: what logs call the source.
+        progress: show how it goes.
+        clears: a folder whose run is deleted first.
+        stage: said in front of the first line.
+    """
+
+    folder: Path
+    source: Source
+    data: str
+    machine: Machine
+    progress: bool
+    clears: Path | None = None
+    stage: str = ""
+
+
+def carry_out(recipe: AnyPlan, saved: AnyPlan | None, task: Task) -> Run:
+    """Train what a recipe says into a run folder, or go on with that.
+
+    Args:
+        saved: the recipe of the run to go on with; None for a new one.
+
+    Raises:
+        UserError: anything that a person can correct.
+    """
+    folder, source = task.folder, task.source
     if saved is None:
         recipe = settle(recipe, source)
     else:
@@ -117,27 +167,23 @@ def pretrain(
         require_same(saved, recipe)
     state = State(images=len(source)) if saved is None else saved_state(folder, len(source))
     if saved is not None and read_log(folder / "log.jsonl").status == "finished":
-        Console(stderr=True, quiet=not (progress and speaks())).print(
-            f"The run in {folder} is finished; nothing is left to do."
+        Console(stderr=True, quiet=not (task.progress and speaks())).print(
+            f"{task.stage}The run in {folder} is finished; nothing is left to do.", soft_wrap=True
         )
         return Run.of(folder, state, total=state.step)
-    machine = Machine(
-        device=device, precision=precision, workers=workers, compile=compile, checkpointing=checkpointing
-    )
-    job = prepare(recipe, source, folder, machine, resumed=saved is not None)
-    where = location(data if isinstance(data, str | Path) else source)
-    return _run(job, state, data=where, resumed=saved is not None, overwrite=overwrite, progress=progress)
+    job = prepare(recipe, source, folder, task.machine, resumed=saved is not None)
+    return _run(job, state, task, resumed=saved is not None)
 
 
-def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, progress: bool) -> Run:
+def _run(job: Job, state: State, task: Task, *, resumed: bool) -> Run:
     """Make or reopen the folder, train, hand over."""
     accelerator, main = job.accelerator, job.accelerator.is_main_process
     probes = Probes(job)
     accelerator.wait_for_everyone()  # every process has looked at the folder before the first one writes
     with RunLock(job.folder, held=main):
         if main:
-            require_unchanged(job.folder, state, resumed=resumed, overwrite=overwrite)
-            make_folder(job, overwrite=overwrite)
+            require_unchanged(job.folder, state, resumed=resumed, overwrite=task.clears is not None)
+            make_folder(job, clears=task.clears)
         accelerator.wait_for_everyone()
         if state.step:
             load_checkpoint(accelerator, job.ema, checkpoints(job.folder / "checkpoints")[-1])
@@ -145,13 +191,13 @@ def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, p
         with (
             StopRequest(told=main) as stop,
             RunLog(job.folder, step=state.step, written=main) as log,
-            ProgressLine(step=state.step, total=job.total, shown=progress and main) as shown,
+            ProgressLine(step=state.step, total=job.total, shown=task.progress and main) as shown,
         ):
-            shown.say(_headline(job, state, resumed=resumed))
+            shown.say(task.stage + _headline(job, state, resumed=resumed))
             for words in (in_words(job.recipe.data), *job.teachers):
                 if words:
                     shown.say(words)
-            facts = {"data": data, "images": state.images, "steps": job.total}
+            facts = {"data": task.data, "images": state.images, "steps": job.total}
             machine = {name: job.environment[name] for name in LOGGED}
             log.event("resume" if resumed else "start", state.step, **facts, **machine)
             watch = Watch(job, probes, log, shown)
@@ -166,6 +212,8 @@ def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, p
                 _report(job, shown)
                 raise
             watch.conclude(state.step)
+            if main:
+                job.kind.conclude(job, job.result, state.step)
             stopped = state.step < job.total
             if stopped:
                 assert stop.signal is not None, "only a signal ends the loop early"
@@ -174,6 +222,7 @@ def _run(job: Job, state: State, *, data: str, resumed: bool, overwrite: bool, p
             else:
                 log.event("end", state.step)
             _report(job, shown)
+    accelerator.wait_for_everyone()  # what the first process handed over is there for all
     return Run.of(job.folder, state, total=job.total, interrupted=stop.exit_code if stopped else None)
 
 
@@ -205,9 +254,9 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
         state.loss, state.seconds = outcome.losses["loss"], time.perf_counter() - began
         if outcome.accepted:
             guard.accept()
-            job.method.after_step(state.step, job.total)
+            job.learner.after_step(state.step, job.total)
             if job.ema is not None:
-                job.ema.update(job.method, step=state.step)
+                job.ema.update(job.learner, step=state.step)
         else:
             batch = guard.reject(state.step, outcome, views)
             figures = {"loss": str(state.loss), "grad_norm": str(outcome.norm)}
@@ -248,9 +297,9 @@ def update(
     for part in range(optim.accumulate):
         pixels = {name: view.chunk(optim.accumulate)[part] for name, view in views.items()}
         images = {name: job.as_input(name, view) for name, view in pixels.items()}
-        mask = draw_mask(job, images, step=step, part=part)
+        drawn = draws(job, images, step=step, part=part)
         with accelerator.accumulate(job.model), attention(accelerator.device, job.precision):
-            losses = job.model(**images, mask=mask)
+            losses = job.model(**images, **drawn)
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0) + loss.detach() / optim.accumulate
             accelerator.backward(losses["loss"])
@@ -274,45 +323,6 @@ def update(
     return outcome
 
 
-def save(job: Job, state: State) -> None:
-    """A checkpoint, and the encoder as it stands; nothing if the weights are not finite.
-
-    Raises:
-        UserError: they are not.
-    """
-    if not get_total_norm(job.result.parameters(), norm_type=math.inf).isfinite():
-        raise UserError(diverged(f"and neither are the weights since, up to step {state.step:,}"))
-    folder, keep = job.folder / "checkpoints", job.recipe.checkpoint.keep
-    save_checkpoint(job.accelerator, job.ema, state, folder, keep=keep)
-    _hand_over(job, state, WEIGHTS)
-
-
-def save_best(job: Job, state: State) -> None:
-    """The encoder that scored best so far, beside the newest one; its checkpoint is kept by `save`."""
-    _hand_over(job, state, BEST)
-
-
-def _hand_over(job: Job, state: State, file: str) -> None:
-    if job.accelerator.is_main_process:
-        made_by = {"unmask": __version__, "method": job.recipe.method.name, "recipe": job.recipe.name}
-        save_encoder(
-            job.result.encoder,
-            job.folder,
-            mean=job.mean,
-            std=job.std,
-            bits=job.recipe.data.depth,
-            made_by={**made_by, "step": state.step},
-            file=file,
-        )
-
-
-def save_pictures(job: Job, state: State) -> None:
-    """A reconstruction strip."""
-    if job.accelerator.is_main_process:
-        save_strip(job, state.step)
-    job.accelerator.wait_for_everyone()
-
-
 def _line(job: Job, step: int, outcome: Outcome) -> dict[str, float]:
     """A training line of the log."""
     line = {"step": step, "epoch": round(step / len(job.loader), 4), **outcome.losses}
@@ -323,6 +333,6 @@ def _headline(job: Job, state: State, *, resumed: bool) -> str:
     recipe = job.recipe
     trained = sum(parameter.numel() for parameter in job.parameters) / 1e6
     length = f"{job.total:,} steps of {recipe.optim.batch_size} ({len(job.loader):,} an epoch)"
-    what = f"{recipe.name}, {recipe.encoder.name}, {trained:.1f} M parameters"
+    what = f"{recipe.title}, {trained:.1f} M parameters"
     where = f"{state.images:,} images, {length}, {job.machine_name} -> {job.folder}"
     return (f"Going on from step {state.step:,}: " if resumed else "") + f"{what}; {where}"

@@ -21,11 +21,9 @@ from unmask.engine.files import beside
 from unmask.engine.machine import attention
 from unmask.engine.setup import Job
 from unmask.errors import UserError
-from unmask.methods.base import Method
-from unmask.recipes.base import Recipe
+from unmask.learner import Learner
+from unmask.recipes.base import Plan
 from unmask.sheets import neighbour_sheet
-from unmask.spread import effective_rank, spread
-from unmask.trivial import trivial_losses
 
 SHARE = 0.03  # of the images that a run sees: what all its probes together look at
 MOST_PROBES = 5  # beside the one before the first step
@@ -38,7 +36,7 @@ ONE_COLOUR = 0.02  # of the data's deviation: pixels of one colour deviate by le
 LINEAR: dict[str, Any] = {"epochs": 30, "lr": 6.4}  # short, at the paper's rate: what counts is its trend
 
 
-def planned(recipe: Recipe, total: int, steps_per_epoch: int) -> tuple[frozenset[int], int]:
+def planned(recipe: Plan, total: int, steps_per_epoch: int) -> tuple[frozenset[int], int]:
     """(steps after which to probe, images to look at); step 0 shows what random weights give.
 
     Args:
@@ -77,7 +75,7 @@ class Images:
 
 
 class Probes:
-    """Measures the method of a job as it stands.
+    """Measures the learner of a job as it stands.
 
     Raises:
         UserError: `probe.data` cannot be read or has no labels.
@@ -101,21 +99,20 @@ class Probes:
 
         Returns:
             "probe_loss", of crops that are the same at every probe, that of "trivial" guesses at them and of
-            "chance"; "effective_rank" and "spread" of the features of whole images, "images" of them; the
-            shares of these that are "constant", and "copies" of others; with labels the accuracies "knn" and
-            "linear" with their "standard_error", and the number of "classes". A figure that is not finite is
-            None.
+            "chance"; "effective_rank" and "spread" of the features of whole images, "images" of them, or how
+            a tokenizer's "codes" are used and its "reconstruction" errors; the shares of the images that are
+            "constant", and "copies" of others; with labels the accuracies "knn" and "linear" with their
+            "standard_error", and the number of "classes". A figure that is not finite is None.
         """
         start = time.perf_counter()
         images = self._images
         remembered, self._first = self._first, None
         with _lent(self._job.result, remembered), _undisturbed(self._job):
             facts = self._losses()
-            features = self._features(images.pixels)
-        facts |= {"images": len(features), **self._looks(images.pixels)}
+            features, found = self._job.kind.look(self._job, self._job.result, images.pixels, batch=BATCH)
+        facts |= {"images": len(features), **self._looks(images.pixels), **found}
         if len(features) > 1 and features.isfinite().all():
-            facts |= {"effective_rank": effective_rank(features.cpu()), "spread": spread(features.cpu())}
-            facts |= _scores(features, images)
+            facts |= self._job.kind.about(features.cpu()) | _scores(features, images)
             self._draw(images.pixels, features, step)
         return {**facts, "seconds": round(time.perf_counter() - start, 2)}
 
@@ -153,7 +150,7 @@ class Probes:
         job = self._job
         loader = PretrainLoader(
             job.source,
-            job.method.views,
+            job.learner.views,
             job.augment,
             batch_size=min(CROPS, len(job.source)),
             seed=job.recipe.seed + 1,
@@ -164,27 +161,10 @@ class Probes:
         return next(loader.batches())
 
     def _losses(self) -> dict[str, Any]:
-        """The method's loss, and those that need no learning."""
-        method = self._job.result
+        """The learner's loss, and those that need no learning."""
         views = {name: self._job.as_input(name, view) for name, view in self._crops.items()}
-        first = next(iter(views.values()))
-        mask = method.draw(first)
-        # Not by calling it: that would compile it once more, for a mask that is given.
-        loss = float(method.forward(**views, mask=mask)["loss"])
-        return {
-            "probe_loss": loss if math.isfinite(loss) else None,
-            "trivial": trivial_losses(method, first, mask),
-            "chance": method.chance_loss,
-        }
-
-    def _features(self, pixels: Shaped[Tensor, "n C H W"]) -> Float[Tensor, "n D"]:
-        job, encoder = self._job, self._job.result.encoder
-        parts = [
-            encoder(normalise(part.to(job.accelerator.device), job.mean, job.std)).pooled("mean").float()
-            for part in pixels.split(BATCH)
-            if len(part)
-        ]
-        return torch.cat(parts) if parts else torch.empty(0, encoder.dim)
+        facts = self._job.kind.losses(self._job.result, views)
+        return facts | {"probe_loss": facts["probe_loss"] if math.isfinite(facts["probe_loss"]) else None}
 
     def _looks(self, pixels: Shaped[Tensor, "n C H W"]) -> dict[str, float]:
         """Shares of the images that are of one colour, and that are copies of others."""
@@ -229,31 +209,31 @@ def _spread_over(source: Source, count: int) -> Subset:
     return Subset(source, [index * len(source) // count for index in range(count)])
 
 
-def _weights(method: Method) -> Weights:
+def _weights(learner: Learner) -> Weights:
     """A copy in the memory of the host."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in method.state_dict().items()}
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in learner.state_dict().items()}
 
 
 @contextmanager
-def _lent(method: Method, weights: Weights | None) -> Iterator[None]:
-    """The method with other weights, if there are any; its own afterwards, bit for bit."""
+def _lent(learner: Learner, weights: Weights | None) -> Iterator[None]:
+    """The learner with other weights, if there are any; its own afterwards, bit for bit."""
     if weights is None:
         yield
         return
-    own = _weights(method)
-    method.load_state_dict(weights)
+    own = _weights(learner)
+    learner.load_state_dict(weights)
     try:
         yield
     finally:
-        method.load_state_dict(own)
+        learner.load_state_dict(own)
 
 
 @contextmanager
 def _undisturbed(job: Job) -> Iterator[None]:
     """Around what must not change the training: evaluation mode, no gradients, random numbers of its own."""
-    device, method = job.accelerator.device, job.result
-    training = method.training
-    method.eval()
+    device, learner = job.accelerator.device, job.result
+    training = learner.training
+    learner.eval()
     try:
         with (
             torch.no_grad(),
@@ -264,7 +244,7 @@ def _undisturbed(job: Job) -> Iterator[None]:
             torch.manual_seed(job.recipe.seed)
             yield
     finally:
-        method.train(training)
+        learner.train(training)
 
 
 def _scores(features: Float[Tensor, "n D"], images: Images) -> dict[str, Any]:

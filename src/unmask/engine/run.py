@@ -11,9 +11,9 @@ from unmask.engine.checkpoint import STATE, State, checkpoints, read_state
 from unmask.engine.files import leftovers, remove
 from unmask.engine.lock import LOCK
 from unmask.errors import UserError
-from unmask.recipes.base import Recipe
+from unmask.recipes.base import AnyPlan, Plan
 from unmask.recipes.build import with_defaults
-from unmask.runs import read_recipe
+from unmask.runs import read_log, read_plan
 
 # Everything that a run makes, and what was made of it; nothing else is ever deleted.
 MADE = (
@@ -27,13 +27,22 @@ MADE = (
     "encoder.json",
     "report.html",
 )
-MADE_SOMETIMES = ("failures", "encoder_best.safetensors", "encoder_best.json")
+MADE_SOMETIMES = (
+    "failures",
+    "encoder_best.safetensors",
+    "encoder_best.json",
+    "pyramid.safetensors",
+    "pyramid_best.safetensors",
+    "tokenizer.safetensors",
+    "tokenizer.json",
+)
+FIRST_STAGE = "tokenizer"  # folder in a run's folder, of the run of the tokenizer that was trained for it
 MADE_OF_IT = ("export", "reconstructions")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What `pretrain` hands back.
+    """What `pretrain` and `train_tokenizer` hand back.
 
     Attributes:
         folder: of the run.
@@ -63,7 +72,7 @@ class Run:
         )
 
 
-def saved_recipe(folder: Path, *, resume: bool, overwrite: bool) -> Recipe | None:
+def saved_recipe(folder: Path, *, resume: bool, overwrite: bool) -> Plan | None:
     """The recipe of the run to go on with, or None for a new one. Changes nothing.
 
     Raises:
@@ -74,10 +83,13 @@ def saved_recipe(folder: Path, *, resume: bool, overwrite: bool) -> Recipe | Non
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; give the name of a folder that is to be made")
     _require_writable(folder)
-    content = set(folder.iterdir()) if folder.is_dir() else set()
-    if not content.difference(leftovers(folder), {folder / LOCK}):
+    found, stage = _content(folder), folder / FIRST_STAGE
+    staged = (
+        found == {stage} and stage.is_dir() and (not _content(stage) or (stage / "recipe.json").is_file())
+    )
+    if not found or (staged and (resume or overwrite or not _content(stage) or _is_finished(stage))):
         return None
-    if not (folder / "recipe.json").is_file():
+    if not staged and not (folder / "recipe.json").is_file():
         raise UserError(
             f"--out {folder} holds files but no run (no recipe.json); give another folder, or empty this one"
         )
@@ -88,7 +100,17 @@ def saved_recipe(folder: Path, *, resume: bool, overwrite: bool) -> Recipe | Non
             f"--out {folder} holds a run already. Go on with it: --resume. Delete it and start anew: "
             "--overwrite. Or give another folder."
         )
-    return read_recipe(folder)
+    return read_plan(folder)
+
+
+def _content(folder: Path) -> set[Path]:
+    """What lies in a folder, without what killed processes left; empty if it is missing."""
+    lying = set(folder.iterdir()) if folder.is_dir() else set()
+    return lying.difference(leftovers(folder), {folder / LOCK})
+
+
+def _is_finished(folder: Path) -> bool:
+    return read_log(folder / "log.jsonl").status == "finished"
 
 
 def require_new(folder: Path) -> None:
@@ -112,18 +134,10 @@ def require_apart(folder: Path, source: Source) -> None:
         )
 
 
-def continued(
-    saved: Recipe | None, method_or_recipe: str | Recipe, encoder: str | None
-) -> tuple[str | Recipe, str | None]:
+def continued(saved: AnyPlan | None, asked: str | AnyPlan) -> str | AnyPlan:
     """What the options given now are applied to: the saved recipe, if it is meant, so that they need not be
-    repeated.
-
-    Returns:
-        Method or recipe, and the encoder that is to replace its own.
-    """
-    if saved is None or method_or_recipe not in (saved.name, saved.method.name):
-        return method_or_recipe, encoder
-    return saved, None if encoder == saved.encoder.name else encoder
+    repeated."""
+    return asked if saved is None or asked not in (saved.name, saved.learner.name) else saved
 
 
 def saved_state(folder: Path, images: int) -> State:
@@ -164,7 +178,7 @@ def require_unchanged(folder: Path, state: State, *, resumed: bool, overwrite: b
         )
 
 
-def require_same(saved: Recipe, given: Recipe) -> None:
+def require_same(saved: Plan, given: Plan) -> None:
     """A run goes on with the recipe that it was started with; only what it saves and measures may change.
 
     Raises:
@@ -197,12 +211,21 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def clear(folder: Path) -> None:
+def clear(folder: Path, *, first_stage: bool = True) -> None:
     """Delete a run from its folder: what a run makes, and nothing else that lies there. The recipe goes last,
-    so that the folder stays a run's until all else is gone."""
+    so that the folder stays a run's until all else is gone.
+
+    Args:
+        first_stage: also the tokenizer that was trained for it.
+    """
     tidy(folder)
     for name in reversed(MADE + MADE_SOMETIMES + MADE_OF_IT):
         remove(folder / name)
+    stage = folder / FIRST_STAGE
+    if first_stage and (stage / "recipe.json").is_file():
+        clear(stage)
+        if not any(stage.iterdir()):
+            stage.rmdir()
 
 
 def tidy(folder: Path) -> None:

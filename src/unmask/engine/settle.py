@@ -11,13 +11,13 @@ from unmask.data.arrays import Bits
 from unmask.data.inspect import Facts, look
 from unmask.data.statistics import measure
 from unmask.errors import UserError
-from unmask.recipes.base import Data, Recipe
+from unmask.recipes.base import AnyPlan, Data, Plan
 
 LOOKED_AT = 32  # pictures, evenly spread
 LEFT_OPEN = ("bits", "normalisation", "mean", "std")
 
 
-def settle(recipe: Recipe, source: Source, *, workers: int = 0) -> Recipe:
+def settle(recipe: AnyPlan, source: Source, *, workers: int = 0) -> AnyPlan:
     """The recipe with depth and normalisation as the data has them, where it says nothing of them.
 
     The depth is what at least half of the pictures have: files of 16 bits in a folder of photos do not turn
@@ -52,7 +52,7 @@ def settle(recipe: Recipe, source: Source, *, workers: int = 0) -> Recipe:
     return recipe.model_copy(update={"data": data.model_copy(update=found)})
 
 
-def settled_as(recipe: Recipe, saved: Recipe) -> Recipe:
+def settled_as(recipe: AnyPlan, saved: Plan) -> AnyPlan:
     """The recipe of a run that goes on: what it leaves open is what was found when the run began."""
     kept = {name: getattr(saved.data, name) for name in LEFT_OPEN if getattr(recipe.data, name) is None}
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=kept)})

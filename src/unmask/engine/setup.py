@@ -17,6 +17,8 @@ from unmask.data import Augment, PretrainLoader, Source
 from unmask.data.colour import ColourChange
 from unmask.data.views import as_fractions, imagenet_statistics, normalise
 from unmask.engine.files import write_text
+from unmask.engine.kinds import Kind, kind_of
+from unmask.engine.kinds.base import require_unchanged_inputs
 from unmask.engine.machine import (
     Machine,
     Precision,
@@ -27,11 +29,10 @@ from unmask.engine.machine import (
     make_accelerator,
 )
 from unmask.engine.optim import build_optimiser, build_scheduler, total_steps
-from unmask.engine.run import clear, tidy
+from unmask.engine.run import FIRST_STAGE, clear, tidy
 from unmask.errors import UserError
-from unmask.methods.base import Method
-from unmask.recipes.base import Data, Recipe
-from unmask.recipes.build import build_method
+from unmask.learner import Learner
+from unmask.recipes.base import Data, Plan
 from unmask.runs import read_json
 from unmask.targets import Teacher
 
@@ -46,10 +47,11 @@ class Job:
 
     Attributes:
         augment: how images become crops.
-        method: as the paper has it.
+        kind: how it is trained.
+        learner: what is trained: a method as the paper has it, or a tokenizer.
         precision: of the forward pass.
         model: the same as Accelerate wraps it, to be called for the losses.
-        ema: moving average of the method's weights; None without.
+        ema: moving average of the learner's weights; None without.
         parameters: those that are trained.
         total: optimiser steps of the run.
         mean: of pixels in [0, 1], a channel; what images are normalised with.
@@ -58,13 +60,14 @@ class Job:
     """
 
     folder: Path
-    recipe: Recipe
+    recipe: Plan
+    kind: Kind[Any]
     source: Source
     augment: Augment
     loader: PretrainLoader
     accelerator: Accelerator
     precision: Precision
-    method: Method
+    learner: Learner
     model: nn.Module
     ema: ModelEmaV3 | None
     parameters: list[nn.Parameter]
@@ -76,16 +79,21 @@ class Job:
     environment: dict[str, Any]
 
     @property
-    def result(self) -> Method:
-        """The method with the weights that are exported and shown: averaged if they are."""
-        return self.method if self.ema is None else self.ema.module
+    def result(self) -> Learner:
+        """The learner with the weights that are exported and shown: averaged if they are."""
+        return self.learner if self.ema is None else self.ema.module
 
     def as_input(self, name: str, view: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """A view as the method takes it, on its device."""
+        """A view as the learner takes it, on its device."""
         pixels = view.to(self.accelerator.device, non_blocking=True)
-        if self.method.views[name].normalised:
+        if self.learner.views[name].normalised:
             return normalise(pixels, self.mean, self.std)
         return as_fractions(pixels)
+
+    @property
+    def uses_first_stage(self) -> bool:
+        """Whether it stands on the tokenizer that lies in its own folder."""
+        return FIRST_STAGE in self.recipe.learner.options.values()
 
     @property
     def machine_name(self) -> str:
@@ -96,8 +104,8 @@ class Job:
 
     @property
     def teachers(self) -> list[str]:
-        """What a person should know of the networks that the method learns from."""
-        return [module.introduction for module in self.method.modules() if isinstance(module, Teacher)]
+        """What a person should know of the networks that are learned from."""
+        return [module.introduction for module in self.learner.modules() if isinstance(module, Teacher)]
 
     @property
     def save_every(self) -> int:
@@ -114,7 +122,7 @@ class Job:
         return self.recipe.checkpoint.pictures or max(1, self.total // STRIPS)
 
 
-def prepare(recipe: Recipe, source: Source, folder: Path, machine: Machine, *, resumed: bool = False) -> Job:
+def prepare(recipe: Plan, source: Source, folder: Path, machine: Machine, *, resumed: bool = False) -> Job:
     """Build all parts of a run; writes nothing.
 
     Args:
@@ -125,54 +133,62 @@ def prepare(recipe: Recipe, source: Source, folder: Path, machine: Machine, *, r
     """
     device = choose_device(machine.device)
     set_seed(recipe.seed)
-    method = build_method(recipe)
-    method.encoder.checkpointing = machine.checkpointing
+    kind = kind_of(recipe)
     before = read_json(folder / "environment.json") if resumed else {}
+    inputs = kind.inputs(recipe, folder)
+    require_unchanged_inputs(before.get("inputs", {}), inputs)
+    learner = kind.build(recipe, folder, checkpointing=machine.checkpointing)
     keeps = machine.precision == "auto" and before.get("device") == device
     precision = choose_precision(
-        before["precision"] if keeps else machine.precision, device, method.encoder.dim
+        before["precision"] if keeps else machine.precision, device, kind.width(learner)
     )
     compiled = bool(before.get("compile")) if machine.compile is None else machine.compile
     accelerator = make_accelerator(device, precision, recipe.optim.accumulate)
     workers = default_workers() if machine.workers is None else machine.workers
     augment = _augment(recipe.data)
-    loader = _loader(recipe, source, method, augment, accelerator, workers)
+    loader = _loader(recipe, source, learner, augment, accelerator, workers)
     mean, std = _statistics(recipe)
-    method.to(accelerator.device)
-    optimiser = build_optimiser(method, recipe.optim)
-    # Copied before compilation and Accelerate change the method's forward. With warm-up, for without it the
+    learner.to(accelerator.device)
+    optimiser = build_optimiser(learner, recipe.optim)
+    # Copied before compilation and Accelerate change the learner's forward. With warm-up, for without it the
     # average of a short run would consist mostly of initial weights.
     decay = recipe.optim.ema
-    ema = None if decay is None else ModelEmaV3(method, decay=decay, use_warmup=True)
+    ema = None if decay is None else ModelEmaV3(learner, decay=decay, use_warmup=True)
     if compiled:
-        method.compile()
-    model, prepared = accelerator.prepare(method, optimiser)
+        learner.compile()
+    model, prepared = accelerator.prepare(learner, optimiser)
     return Job(
         folder=folder,
         recipe=recipe,
+        kind=kind,
         source=source,
         augment=augment,
         loader=loader,
         accelerator=accelerator,
         precision=precision,
-        method=method,
+        learner=learner,
         model=model,
         ema=ema,
-        parameters=[parameter for parameter in method.parameters() if parameter.requires_grad],
+        parameters=[parameter for parameter in learner.parameters() if parameter.requires_grad],
         optimiser=prepared,
         scheduler=build_scheduler(optimiser, recipe.optim, recipe.schedule, len(loader)),
         total=total_steps(recipe.schedule, len(loader)),
         mean=mean,
         std=std,
         environment=describe(accelerator, precision)
-        | {"workers": workers, "compile": compiled, "checkpointing": machine.checkpointing},
+        | {"workers": workers, "compile": compiled, "checkpointing": machine.checkpointing}
+        | ({"inputs": inputs} if inputs else {}),
     )
 
 
-def make_folder(job: Job, *, overwrite: bool) -> None:
-    """The run's folder, with the recipe and the machine that it runs on."""
-    if overwrite and job.folder.exists():
-        clear(job.folder)
+def make_folder(job: Job, *, clears: Path | None = None) -> None:
+    """The run's folder, with the recipe and the machine that it runs on.
+
+    Args:
+        clears: a folder whose run is deleted first; a tokenizer in it stays if this run stands on it.
+    """
+    if clears is not None and clears.exists():
+        clear(clears, first_stage=not job.uses_first_stage)
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -182,7 +198,7 @@ def make_folder(job: Job, *, overwrite: bool) -> None:
     write_text(job.folder / "environment.json", json.dumps(job.environment, indent=2) + "\n")
 
 
-def _statistics(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _statistics(recipe: Plan) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation that images are normalised with."""
     try:
         return imagenet_statistics(recipe.data.channels, recipe.data.mean, recipe.data.std)
@@ -223,9 +239,9 @@ def _jitter(data: Data) -> ColourChange | None:
 
 
 def _loader(
-    recipe: Recipe,
+    recipe: Plan,
     source: Source,
-    method: Method,
+    learner: Learner,
     augment: Augment,
     accelerator: Accelerator,
     workers: int,
@@ -241,7 +257,7 @@ def _loader(
     try:
         return PretrainLoader(
             source,
-            method.views,
+            learner.views,
             augment,
             batch_size=recipe.optim.batch_size // accelerator.num_processes,
             seed=recipe.seed,

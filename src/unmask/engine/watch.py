@@ -53,7 +53,11 @@ class Watch:
         if not self._probes.due(state.step):
             return False
         score = score_of(self._measure(state.step))
-        if score is None or (state.best is not None and score < state.best_score):
+        if (
+            score is None
+            or self._job.kind.best is None
+            or (state.best is not None and score < state.best_score)
+        ):
             return False
         state.best, state.best_score = state.step, score
         return True
@@ -104,6 +108,12 @@ def _in_words(step: int, facts: Mapping[str, Any]) -> str:
     parts = [f"{name} {facts[key]:.1%}" for name, key in ACCURACIES if facts.get(key) is not None]
     parts += [f"effective rank {facts['effective_rank']:.1f}"] if "effective_rank" in facts else []
     parts += [f"loss {facts['probe_loss']:.4g}"] if facts["probe_loss"] is not None else []
+    if codes := facts.get("codes"):
+        parts.append(
+            f"{codes['used']:,} of {codes['vocabulary']:,} codes, perplexity {codes['perplexity']:,.4g}"
+        )
+    if errors := facts.get("reconstruction"):
+        parts.append(f"error {errors['tokenizer']:.3g} against {errors['mean colour']:.3g} of one colour")
     guesses = guesses_of(facts)
     if guesses:
         name = min(guesses, key=lambda guess: guesses[guess])

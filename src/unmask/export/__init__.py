@@ -5,11 +5,11 @@ from pathlib import Path
 from unmask.errors import UserError
 from unmask.export.huggingface import write_huggingface
 from unmask.export.onnx import write_onnx
-from unmask.export.saved import save_encoder
+from unmask.export.saved import save_encoder, save_pyramid
 from unmask.export.timm import write_timm
-from unmask.load import WEIGHTS, is_path, load_encoder, read_card
+from unmask.load import PYRAMID, WEIGHTS, is_path, load_encoder, load_pyramid, read_card
 
-__all__ = ["FORMATS", "export", "load_encoder", "read_card", "save_encoder"]
+__all__ = ["FORMATS", "export", "load_encoder", "load_pyramid", "read_card", "save_encoder"]
 
 FOLDERS = {"timm": write_timm, "huggingface": write_huggingface}
 FILES = {"onnx": "onnx/encoder.onnx", "safetensors": WEIGHTS}
@@ -26,7 +26,8 @@ def export(run: str | Path, *, to: str, out: str | Path | None = None, normalise
             folder for `transformers.AutoModel.from_pretrained`; "onnx", a graph for any number of images; or
             "safetensors", weights alone. The last two are a file with its card beside it.
         out: the folder, or the file; None is `export/timm` and the like inside the run. Earlier exports there
-            are replaced.
+            are replaced. A feature pyramid that was trained together with the encoder goes with it into
+            every folder of weights, not into a graph.
         normalise: make the normalisation of pixels a part of the ONNX graph.
 
     Returns:
@@ -42,12 +43,14 @@ def export(run: str | Path, *, to: str, out: str | Path | None = None, normalise
     if not is_path(run) or not Path(run).expanduser().exists():
         raise UserError(f"There is no run folder {run}; give one that a pre-training wrote.")
     weights, card = read_card(run)
-    encoder = load_encoder(run)
+    encoder, pyramid = load_encoder(run), load_pyramid(run)
     target = weights.parent / "export" / FILES.get(to, to) if out is None else Path(out).expanduser()
     if to in FOLDERS:
         if target.exists() and not target.is_dir():
             raise UserError(f"{target} is a file; a {to} export is a folder.")
         FOLDERS[to](encoder, card, target)
+        if pyramid is not None:
+            save_pyramid(pyramid, target / PYRAMID)
         return target
     default = Path(FILES[to])
     if target.suffix != default.suffix:
@@ -62,4 +65,5 @@ def export(run: str | Path, *, to: str, out: str | Path | None = None, normalise
         bits=card.get("bits", 8),
         made_by=card.get("made_by", {}),
         file=target.name,
+        pyramid=pyramid,
     )

@@ -15,8 +15,9 @@ from timm.models import model_entrypoint
 from torch import Tensor, nn
 
 from unmask.encoders import Encoder
+from unmask.encoders.itpn import Pyramid
 from unmask.engine.files import put, write_text
-from unmask.load import FORMAT, WEIGHTS
+from unmask.load import FORMAT, WEIGHTS, beside_encoder
 
 _SNIPPET = """\
 import timm
@@ -40,6 +41,7 @@ def save_encoder(
     bits: int = 8,
     made_by: dict[str, Any],
     file: str = WEIGHTS,
+    pyramid: Pyramid | None = None,
 ) -> Path:
     """Write weights and card, each of them whole or not at all; the path of the weights.
 
@@ -50,6 +52,7 @@ def save_encoder(
         bits: of a channel of the images; with 32, mean and std are of the numbers as they are.
         made_by: provenance, plain data: method, recipe, step, version.
         file: name of the weights, ending in `.safetensors`; the card is called alike.
+        pyramid: that was trained together with the encoder; written beside it, for `load_pyramid`.
     """
     path = folder / file
     card = {
@@ -72,7 +75,16 @@ def save_encoder(
     tensors = tensors_of(encoder.model)
     put(path, lambda unfinished: save_file(tensors, unfinished, metadata={"format": "pt"}))
     write_text(path.with_suffix(".json"), text)
+    if pyramid is not None:
+        save_pyramid(pyramid, beside_encoder(path))
     return path
+
+
+def save_pyramid(pyramid: Pyramid, path: Path) -> None:
+    """Write a pyramid's weights, whole or not at all; what rebuilds it is in the file's metadata."""
+    tensors = tensors_of(pyramid)
+    about = {"format": "pt", "architecture": json.dumps(pyramid.architecture)}
+    put(path, lambda unfinished: save_file(tensors, unfinished, metadata=about))
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -2,15 +2,17 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from unmask.encoders.base import Encoder
+from unmask.encoders.itpn import Pyramid
 from unmask.learner import Learner
 from unmask.masking import Grid, Mask
+from unmask.methods.card import Card
 
 Masking = Callable[[int, Grid, torch.device], Mask]
 
@@ -22,10 +24,12 @@ class Method(Learner):
     the same order in every file: mask, encode, predict, target, compare.
 
     Attributes:
+        card: what the method is beside others; every method that is listed has one of its own.
         encoder: the backbone that is exported.
         masking: draws the hidden patches.
     """
 
+    card: ClassVar[Card]
     encoder: Encoder
     masking: Masking
 
@@ -41,6 +45,11 @@ class Method(Learner):
         """
         drawn = self.masking(batch or len(images), self.encoder.grid, images.device)
         return drawn if batch is None else drawn.rows(first, first + len(images))
+
+    def draws(
+        self, images: Float[Tensor, "B C H W"], *, first: int = 0, batch: int | None = None
+    ) -> dict[str, Mask]:
+        return {"mask": self.draw(images, first=first, batch=batch)}
 
     @abstractmethod
     def forward(self, *views: Any, mask: Mask | None = None) -> dict[str, Tensor]:
@@ -61,6 +70,21 @@ class Method(Learner):
         """
         return None
 
+    def predict_features(
+        self, *, mask: Mask, **views: Float[Tensor, "B C H W"]
+    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]] | None:
+        """(prediction, target) of a method that predicts features, for pictures, in the space that its loss
+        compares them in; in raster order of the encoder's grid.
+
+        None (the default) says that it predicts none. Of the prediction only hidden patches are shown. A
+        target that exists for hidden patches only is not a number (nan) at the others. The hidden part of the
+        prediction may depend on nothing hidden; the target may.
+
+        Args:
+            views: as in `forward`; methods name theirs.
+        """
+        return None
+
     def loss_of(
         self, picture: Float[Tensor, "B C H W"], images: Float[Tensor, "B C H W"], mask: Mask
     ) -> Float[Tensor, ""] | None:
@@ -72,5 +96,12 @@ class Method(Learner):
         Args:
             picture: a guess at `images`, normalised likewise.
             images: the first of the method's views.
+        """
+        return None
+
+    @property
+    def feature_pyramid(self) -> Pyramid | None:
+        """The pyramid that was pre-trained together with the encoder and is handed over beside it, for
+        detection and segmentation; None (the default) if there is none.
         """
         return None

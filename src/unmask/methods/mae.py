@@ -34,6 +34,7 @@ from unmask.encoders.base import Encoder, require_dropping
 from unmask.encoders.initialise import xavier_linear
 from unmask.masking import Mask, RandomMask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.targets.patches import PatchPixels
 
 
@@ -49,6 +50,16 @@ class MAE(Method):
         decoder_heads: attention heads of the decoder.
         rounding: how many patches a ratio is; "mae_official" is the official code's floating-point floor.
     """
+
+    card = Card(
+        title="MAE",
+        target="pixels",
+        normalisation="mean and deviation of each patch",
+        student="visible patches only (ViT, HiViT)",
+        head="Transformer, 8 blocks of width 512",
+        loss="L2, hidden patches",
+        masking="random patches, 75 %",
+    )
 
     def __init__(
         self,

@@ -22,28 +22,27 @@ public re-implementations, and ours (marked *):
 * the share to hide is exact, 78 of 196 patches.
 """
 
-import math
 from dataclasses import replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn, zeros
+from torch import Tensor, nn
 from torch.nn.init import trunc_normal_, zeros_
 
 from unmask.data.views import View
 from unmask.decoders import ViTDecoder
-from unmask.encoders.base import Encoder, Features, require_dropping
-from unmask.encoders.initialise import initialise_token
+from unmask.encoders.base import Encoder, Features, require_busy, require_dropping
+from unmask.encoders.initialise import mask_token
 from unmask.masking import Mask, MaskName, create_masking
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.targets.features import DistanceName, NormName, distance, normalise
-from unmask.targets.frozen import Frozen
 from unmask.targets.patches import PatchPixels
 from unmask.targets.teacher import Teacher
 from unmask.tokenizers.base import Tokenizer
+from unmask.tokenizers.codes import Codes, score_codes
 
 HEAD_WIDTH = 32  # channels of an attention head of the decoder, as in MAE's: 512 and 16
 
@@ -69,7 +68,19 @@ class MaskDistill(Method):
         scope: score hidden features, or all.
         decoder_dim: width of the head "vit", a multiple of 32; a head of attention has 32 channels.
         decoder_depth: blocks of the head "vit".
+        mean: of pixels in [0, 1], a channel, that images are normalised with; None is ImageNet's.
+        std: likewise.
     """
+
+    card = Card(
+        title="MaskDistill",
+        target="tokens of CLIP, or of another teacher; or pixels, or codes of a tokenizer",
+        normalisation="layer norm without weights",
+        student="token in place of hidden patches (ViT, Swin, all others)",
+        head="linear",
+        loss="smooth L1, hidden patches",
+        masking="40 %, rectangles",
+    )
 
     def __init__(
         self,
@@ -87,6 +98,8 @@ class MaskDistill(Method):
         scope: Literal["hidden", "all"] = "hidden",  # paper
         decoder_dim: int = 512,
         decoder_depth: int = 8,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
         if teacher is not None and tokenizer is not None:
@@ -95,7 +108,7 @@ class MaskDistill(Method):
             raise ValueError("codes have the cross-entropy: leave method.loss and method.target_norm out")
         if beta <= 0 or (beta != 1 and (loss != "smooth_l1" or tokenizer is not None)):
             raise ValueError("method.beta is a positive number, and belongs to method.loss=smooth_l1")
-        self.encoder = encoder
+        self.encoder = encoder if head == "vit" else require_busy(encoder, by="MaskDistill")
         self.side = encoder.stride // encoder.patch_size
         size = mask_size or encoder.stride
         self.masking = create_masking(mask, encoder.grid, encoder.patch_size, ratio=mask_ratio, size=size)
@@ -106,26 +119,25 @@ class MaskDistill(Method):
                 "method.mask random or block"
             )
         self.teacher = None if teacher is None else _fitting(teacher, encoder)
-        self.tokenizer = None if tokenizer is None else Frozen(_with_a_code_each(tokenizer, encoder))
+        self.codes = None
+        if tokenizer is not None:
+            self.codes = Codes.per_patch(tokenizer, encoder, by="MaskDistill", mean=mean, std=std)
         self.pixels = PatchPixels(encoder.stride, encoder.feature_grid, encoder.channels, normalised=False)
         self.views = {"images": View()}
         if teacher is not None:
             self.views["teacher_images"] = teacher.view(encoder)
-        if tokenizer is not None:
-            scale, filtering = tokenizer.stride / encoder.stride, tokenizer.interpolation
-            self.views["token_images"] = View(scale=scale, interpolation=filtering, normalised=False)
+        if self.codes is not None:
+            self.views = self.codes.views
         self.target_norm: NormName = target_norm
         self.loss: DistanceName = loss
         self.beta = beta
         self.scope = scope
-        self.token = None if head == "vit" else nn.Parameter(zeros(1, 1, encoder.token_dim))
+        self.token = None if head == "vit" else mask_token(encoder)
         self.decoder = _decoder(encoder, decoder_dim, decoder_depth) if head == "vit" else None
         outputs = tokenizer.vocabulary if tokenizer else teacher.dim if teacher else self.pixels.outputs
         self.head = nn.Linear(encoder.dim if self.decoder is None else decoder_dim, outputs)
         trunc_normal_(self.head.weight, std=0.02)
         zeros_(self.head.bias)
-        if self.token is not None:
-            initialise_token(self.token, encoder)
         # Predictions of hidden features alone: where no others come about, and of codes, which have many.
         self.hidden_only = scope == "hidden" and (head == "vit" or tokenizer is not None)
 
@@ -146,7 +158,7 @@ class MaskDistill(Method):
         # target
         target = self.target(images, teacher_images, token_images)
         # compare
-        return {"loss": self.compare(prediction.float(), target, mask)}
+        return self.compare(prediction.float(), target, mask)
 
     def encode(self, images: Float[Tensor, "B C H W"], mask: Mask, *, hidden_only: bool) -> Features:
         """All features of a corrupted image, of which only hidden ones may be asked for; or, if a decoder
@@ -164,7 +176,7 @@ class MaskDistill(Method):
         else:
             places = mask.coarser(self.side)
             prediction = self.head(places.masked(seen.patches) if hidden_only else seen.patches)
-        if self.teacher is not None or self.tokenizer is not None:
+        if self.teacher is not None or self.codes is not None:
             return prediction
         # SimMIM's head has the order of PixelShuffle, targets that of MAE.
         size = self.encoder.stride
@@ -175,31 +187,33 @@ class MaskDistill(Method):
         self, images: Tensor, teacher_images: Tensor | None, token_images: Tensor | None
     ) -> Shaped[Tensor, "B N *E"]:
         """What every feature should be predicted as."""
-        if self.tokenizer is not None:
-            return self.tokenizer.network.codes(token_images)
+        if self.codes is not None:
+            assert token_images is not None
+            return self.codes.encode(token_images)
         if self.teacher is None:
             return normalise(self.pixels.encode(images), self.target_norm)
         return normalise(self.teacher(teacher_images).patches.float(), self.target_norm)
 
     def compare(
         self, prediction: Float[Tensor, "*n E"], target: Shaped[Tensor, "B N *E"], mask: Mask
-    ) -> Float[Tensor, ""]:
+    ) -> dict[str, Tensor]:
         """The mean over all features that are scored."""
         places = mask.coarser(self.side)
         if self.hidden_only:
             target = places.masked(target)
-        if self.tokenizer is not None:
-            error = F.cross_entropy(prediction.flatten(0, -2), target.flatten(), reduction="none")
-            error = error.unflatten(0, target.shape)
-        else:
-            error = distance(prediction, target, self.loss, beta=self.beta)
-        return places.mean(error) if self.scope == "hidden" and not self.hidden_only else error.mean()
+        if self.codes is not None:
+            return score_codes(prediction, target)
+        error = distance(prediction, target, self.loss, beta=self.beta)
+        some = self.scope == "hidden" and not self.hidden_only
+        return {"loss": places.mean(error) if some else error.mean()}
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"] | None:
-        if len(self.views) > 1 or self.target_norm == "l2" or self.loss == "cosine":
+        if self.teacher is not None or self.target_norm == "l2" or self.loss == "cosine":
             return None
         seen = self.encode(images, mask, hidden_only=False)
         prediction = self.predict(seen, mask, hidden_only=False).float()
+        if self.codes is not None:
+            return self.codes.picture(prediction.argmax(-1), images, mask)
         pixels = replace(self.pixels, normalised=self.target_norm != "none")
         return pixels.picture(prediction, images, mask.coarser(self.side))
 
@@ -211,11 +225,11 @@ class MaskDistill(Method):
         guess, target = self.target(picture, None, None), self.target(images, None, None)
         if self.hidden_only:
             guess = mask.coarser(self.side).masked(guess)
-        return self.compare(guess, target, mask)
+        return self.compare(guess, target, mask)["loss"]
 
     @property
     def chance_loss(self) -> float | None:
-        return None if self.tokenizer is None else math.log(self.tokenizer.network.vocabulary)
+        return None if self.codes is None else self.codes.chance_loss
 
 
 def _fitting(teacher: Teacher, encoder: Encoder) -> Teacher:
@@ -227,18 +241,6 @@ def _fitting(teacher: Teacher, encoder: Encoder) -> Teacher:
             f"{columns}; build it by create_teacher(name, grid=({rows}, {columns}))"
         )
     return teacher
-
-
-def _with_a_code_each(tokenizer: Tokenizer, encoder: Encoder) -> Tokenizer:
-    """The tokenizer, checked to have a code for each of the encoder's features."""
-    (rows, columns), stride = encoder.feature_grid, tokenizer.stride
-    if (tokenizer.grid, tokenizer.channels) != (encoder.feature_grid, encoder.channels):
-        raise ValueError(
-            f"the tokenizer has {tokenizer.grid[0]} x {tokenizer.grid[1]} codes for images of "
-            f"{tokenizer.channels} channels, but the encoder has {rows} x {columns} features of "
-            f"{encoder.channels}; train one for images of {rows * stride} x {columns * stride} pixels"
-        )
-    return tokenizer
 
 
 def _decoder(encoder: Encoder, width: int, depth: int) -> ViTDecoder:

@@ -29,14 +29,15 @@ from pathlib import Path
 from typing import Literal
 
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn, zeros
+from torch import Tensor
 
 from unmask.data.views import imagenet_statistics
-from unmask.encoders.base import Encoder, ImageSize, height_and_width
-from unmask.encoders.initialise import initialise_token
+from unmask.encoders.base import Encoder, ImageSize, height_and_width, require_busy
+from unmask.encoders.initialise import mask_token
 from unmask.heads import LOCAL_HEADS, HeadName, create_head
 from unmask.masking import Mask, MaskName, create_masking
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.patches import normalise_locally, visible_statistics
 from unmask.targets import Bins, Cells, Clusters, Pixels, Target, read_colours
 from unmask.targets.pixels import LossName
@@ -79,6 +80,16 @@ class SimMIM(Method):
         std: likewise.
     """
 
+    card = Card(
+        title="SimMIM",
+        target="pixels",
+        normalisation="none",
+        student="a token for each hidden patch (any encoder)",
+        head="one matrix",
+        loss="L1, hidden pixels",
+        masking="random squares of 32 pixels, 60 %",
+    )
+
     def __init__(
         self,
         encoder: Encoder,
@@ -109,7 +120,7 @@ class SimMIM(Method):
         )
         if local_window is not None and (local_window < 3 or local_window % 2 == 0):
             raise ValueError(f"local_window must be an odd number of at least 3 pixels, not {local_window}")
-        self.encoder = encoder
+        self.encoder = require_busy(encoder, by="SimMIM")
         self.masking = create_masking(
             mask,
             encoder.grid,
@@ -125,8 +136,7 @@ class SimMIM(Method):
         statistics = imagenet_statistics(encoder.channels, mean, std)
         self.colours = _colours(target, loss, bins, colours, *statistics)
         _require_few(self.colours, encoder, self.cells)
-        self.token = nn.Parameter(zeros(1, 1, encoder.token_dim))
-        initialise_token(self.token, encoder)
+        self.token = mask_token(encoder)
         self.local_head = head in LOCAL_HEADS
         self.head = create_head(head, encoder, outputs=self.colours.outputs, cell=self.cells.size)
 

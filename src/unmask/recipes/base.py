@@ -2,10 +2,19 @@
 
 import json
 import math
+from abc import abstractmethod
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -136,13 +145,12 @@ class Probe(Section):
     images: PositiveInt | None = None  # that are looked at; None keeps the cost to about 3 % of the run
 
 
-class Recipe(BaseModel):
-    """One run: method and encoder with their options, data, optimiser, schedule."""
+class Plan(BaseModel):
+    """One run, whatever it trains: data, optimiser, schedule; what is trained is said by the two classes
+    below."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
-    method: Choice
-    encoder: Choice
     data: Data = Data()
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
@@ -150,12 +158,80 @@ class Recipe(BaseModel):
     probe: Probe = Probe()
     seed: Annotated[int, Field(ge=0)] = 0
 
+    @property
+    @abstractmethod
+    def learner(self) -> Choice:
+        """What is trained, with its options."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What is trained, for people."""
+
+    @model_serializer(mode="wrap")
+    def _what_is_trained_first(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain = handler(self)
+        first = ("name", *(key for key in plain if key not in Plan.model_fields))
+        return {key: plain[key] for key in (*first, *plain)}
+
     def to_json(self) -> str:
         return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, path: Path) -> "Recipe":
+    def from_json(cls, path: Path) -> Self:
         return cls.model_validate_json(path.read_text())
+
+
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
+
+
+class Recipe(Plan):
+    """A method and the encoder that it trains."""
+
+    method: Choice
+    encoder: Choice
+
+    @property
+    def learner(self) -> Choice:
+        return self.method
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.encoder.name}"
+
+
+class TokenizerRecipe(Plan):
+    """A tokenizer."""
+
+    tokenizer: Choice
+
+    @property
+    def learner(self) -> Choice:
+        return self.tokenizer
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, a tokenizer"
+
+
+def read_plan(path: Path) -> Plan:
+    """What a recipe.json says.
+
+    Raises:
+        ValidationError: it is no recipe.
+    """
+    text = path.read_text()
+    kind = TokenizerRecipe if "tokenizer" in _keys(text) else Recipe
+    return kind.model_validate_json(text)
+
+
+def _keys(text: str) -> set[str]:
+    """Of a JSON object; none of what is no such."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return set()
+    return set(content) if isinstance(content, dict) else set()
 
 
 def scaled_lr(base: float, batch_size: int, per: int) -> float:

@@ -12,11 +12,19 @@ from pydantic import BaseModel, ValidationError
 from unmask.encoders.base import ImageSize, height_and_width
 from unmask.errors import UserError
 from unmask.methods import METHODS
-from unmask.recipes import DEFAULTS, RECIPES, SMALL
-from unmask.recipes.base import Choice, Recipe, explain
-from unmask.recipes.build import options_of, with_defaults
+from unmask.recipes import (
+    DEFAULTS,
+    RECIPES,
+    SMALL,
+    TOKENIZER_DEFAULTS,
+    TOKENIZER_OF,
+    TOKENIZER_RECIPES,
+    TOKENIZER_SMALL,
+)
+from unmask.recipes.base import AnyPlan, Choice, Plan, Recipe, TokenizerRecipe, explain, read_plan
+from unmask.recipes.build import build_encoder, code_grid, options_of, usable_tokenizer, with_defaults
+from unmask.tokenizers import TOKENIZERS
 
-SECTIONS = ("method", "encoder", "data", "optim", "schedule", "checkpoint", "probe")
 FEW_IMAGES = 20_000  # fewer of them get the method's recipe for small data
 CHOSEN = ("data.image_size", "encoder.name")  # --image-size and --encoder as settings
 KEPT = ("drop_path_rate", "pretrained")  # encoder options that any encoder understands
@@ -65,8 +73,7 @@ def resolve_recipe(
     Raises:
         UserError: unknown name or key, a value of the wrong type, contradictory lengths.
     """
-    if epochs is not None and steps is not None:
-        raise UserError("--epochs and --steps are two ways to say the same: give one of them")
+    _require_one_length(epochs, steps)
     is_default = isinstance(method_or_recipe, str) and method_or_recipe in DEFAULTS
     few = images is not None and images < FEW_IMAGES
     small = is_default and few and not _geometry_chosen(encoder, image_size, overrides or {})
@@ -74,6 +81,74 @@ def resolve_recipe(
     changes: dict[str, Any] = {}
     if is_default and images is not None:
         changes |= _fit_to(images, recipe, epochs, SMALL_RUN if small else DEFAULT_RUN)
+    changes |= _explicit(image_size, epochs, steps, batch_size, lr, overrides)
+    data = recipe.model_dump()
+    if epochs is not None and not is_default:
+        _stretch(data, recipe, epochs)
+    if encoder is not None and not is_default:
+        # What the method wants of an encoder stays; options of the recipe's own encoder do not fit another.
+        own = DEFAULTS[recipe.method.name](encoder).encoder.model_dump()
+        kept = {key: recipe.encoder.options[key] for key in KEPT if key in recipe.encoder.options}
+        data["encoder"] = own | kept
+    return _changed(recipe, data, changes, epochs=epochs, seed=seed)
+
+
+def resolve_tokenizer(
+    tokenizer_or_recipe: str | TokenizerRecipe,
+    *,
+    images: int | None = None,
+    image_size: ImageSize | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> TokenizerRecipe:
+    """A tokenizer's default ("dvae"), a published run or a recipe.json, with changes, as `resolve_recipe`.
+
+    Raises:
+        UserError: likewise.
+    """
+    _require_one_length(epochs, steps)
+    is_default = isinstance(tokenizer_or_recipe, str) and tokenizer_or_recipe in TOKENIZER_DEFAULTS
+    few = images is not None and images < FEW_IMAGES
+    recipe = _find_tokenizer(tokenizer_or_recipe, small=is_default and few)
+    changes: dict[str, Any] = {}
+    if is_default and images is not None:
+        changes |= _fit_to(images, recipe, epochs, SMALL_RUN if few else DEFAULT_RUN)
+    changes |= _explicit(image_size, epochs, steps, batch_size, lr, overrides)
+    data = recipe.model_dump()
+    if epochs is not None and not is_default:
+        _stretch(data, recipe, epochs)
+    return _changed(recipe, data, changes, epochs=epochs, seed=seed)
+
+
+def tokenizer_for(recipe: Recipe, *, images: int) -> TokenizerRecipe:
+    """The tokenizer that is trained for a method where none is named: the default on the same images, with a
+    code for every patch of the encoder."""
+    name = TOKENIZER_OF.get(recipe.method.name, next(iter(TOKENIZER_DEFAULTS)))
+    grid = code_grid(build_encoder(recipe))
+    kept: dict[str, Any] = {"images": images, "seed": recipe.seed}
+    kept["overrides"] = {"data.channels": recipe.data.channels, "data.bits": recipe.data.bits}
+    stride = usable_tokenizer(resolve_tokenizer(name, **kept)).stride
+    return resolve_tokenizer(name, image_size=(grid[0] * stride, grid[1] * stride), **kept)
+
+
+def _require_one_length(epochs: int | None, steps: int | None) -> None:
+    if epochs is not None and steps is not None:
+        raise UserError("--epochs and --steps are two ways to say the same: give one of them")
+
+
+def _explicit(
+    image_size: ImageSize | None,
+    epochs: int | None,
+    steps: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    overrides: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What a person chose, by dotted keys."""
     explicit = {
         "data.image_size": None if image_size is None else height_and_width(image_size),
         "optim.batch_size": batch_size,
@@ -81,32 +156,38 @@ def resolve_recipe(
         "schedule.epochs": epochs,
         "schedule.steps": steps,
     }
-    changes |= {key: value for key, value in explicit.items() if value is not None}
-    changes |= {key: parse_value(value) for key, value in (overrides or {}).items()}
-    data = recipe.model_dump()
-    if epochs is not None and not is_default:
-        # The same share of the run is warm-up; milestones move along.
-        before = recipe.schedule.epochs or epochs
-        scale = epochs / before
-        data["schedule"]["warmup_epochs"] = recipe.schedule.warmup_epochs * scale
-        data["schedule"]["milestones"] = [m * scale for m in recipe.schedule.milestones]
+    chosen = {key: value for key, value in explicit.items() if value is not None}
+    return chosen | {key: parse_value(value) for key, value in (overrides or {}).items()}
+
+
+def _stretch(data: dict[str, Any], recipe: Plan, epochs: int) -> None:
+    """The same share of the run is warm-up; milestones move along."""
+    scale = epochs / (recipe.schedule.epochs or epochs)
+    data["schedule"]["warmup_epochs"] = recipe.schedule.warmup_epochs * scale
+    data["schedule"]["milestones"] = [m * scale for m in recipe.schedule.milestones]
+
+
+def _changed(
+    recipe: AnyPlan, data: dict[str, Any], changes: Mapping[str, Any], *, epochs: int | None, seed: int | None
+) -> AnyPlan:
+    """The recipe that `data`, its dump, is with these changes.
+
+    Raises:
+        UserError: an unknown setting, or a value of the wrong type.
+    """
     if epochs is not None:
         data["schedule"]["steps"] = None
-    if encoder is not None and not is_default:
-        # What the method wants of an encoder stays; options of the recipe's own encoder do not fit another.
-        own = DEFAULTS[recipe.method.name](encoder).encoder.model_dump()
-        kept = {key: recipe.encoder.options[key] for key in KEPT if key in recipe.encoder.options}
-        data["encoder"] = own | kept
     if seed is not None:
         data["seed"] = seed
     if "data.normalisation" in changes:
         data["data"] |= {"mean": None, "std": None}  # of other data: what was measured or given before
     for key, value in changes.items():
-        _set(data, key, value)
-    if data["encoder"].get("pretrained") and data["data"]["mean"] is data["data"]["std"] is None:
-        data["data"] |= _published_statistics(data["encoder"]["name"], data["data"]["channels"])
+        _set(data, key, value, type(recipe))
+    encoder = data.get("encoder", {})
+    if encoder.get("pretrained") and data["data"]["mean"] is data["data"]["std"] is None:
+        data["data"] |= _published_statistics(encoder["name"], data["data"]["channels"])
     try:
-        return with_defaults(Recipe.model_validate(data))
+        return with_defaults(type(recipe).model_validate(data))
     except ValidationError as error:
         raise UserError(explain(error)) from error
 
@@ -128,25 +209,66 @@ def _find(name: str | Recipe, encoder: str | None, *, small: bool) -> Recipe:
         return DEFAULTS[name](encoder) if encoder else DEFAULTS[name]()
     if name in RECIPES:
         return RECIPES[name]()
+    found = _in_file(name)
+    if isinstance(found, Recipe):
+        return found
+    if found is not None:
+        raise UserError(f"{name} trains a tokenizer: give it to `unmask tokenizer`")
+    names = [*DEFAULTS, *RECIPES]
+    if name in TOKENIZER_DEFAULTS or name in TOKENIZER_RECIPES:
+        raise UserError(f"{name} is a tokenizer: `unmask tokenizer {name}` trains it")
+    raise UserError(
+        f"no method or recipe is called {name!r}{_near_name(name, names)} Methods: {', '.join(DEFAULTS)}; "
+        "`unmask list recipes` shows the published runs."
+    )
+
+
+def _find_tokenizer(name: str | TokenizerRecipe, *, small: bool) -> TokenizerRecipe:
+    """The recipe before changes."""
+    if isinstance(name, TokenizerRecipe):
+        return name
+    if small:
+        return TOKENIZER_SMALL[name]()
+    if name in TOKENIZER_DEFAULTS:
+        return TOKENIZER_DEFAULTS[name]()
+    if name in TOKENIZER_RECIPES:
+        return TOKENIZER_RECIPES[name]()
+    found = _in_file(name)
+    if isinstance(found, TokenizerRecipe):
+        return found
+    names = [*TOKENIZER_DEFAULTS, *TOKENIZER_RECIPES]
+    if found is not None or name in DEFAULTS or name in RECIPES:
+        raise UserError(f"{name} trains an encoder, no tokenizer: give it to `unmask pretrain`")
+    raise UserError(
+        f"no tokenizer or recipe is called {name!r}{_near_name(name, names)} There are {', '.join(names)}."
+    )
+
+
+def _near_name(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(near)}?" if near else "."
+
+
+def trains_tokenizer(name: str) -> bool:
+    """Whether the recipe of this file is one of a tokenizer."""
+    return isinstance(_in_file(name), TokenizerRecipe)
+
+
+def _in_file(name: str) -> Plan | None:
+    """The recipe in a file or a run folder; None if this is neither."""
     path = Path(name)
     if (path / "recipe.json").is_file():  # a run folder
         path = path / "recipe.json"
-    if path.suffix == ".json" or path.is_file():
-        if not path.is_file():
-            raise UserError(
-                f"there is no file {name}; give a recipe.json, or a name that `unmask list recipes` shows"
-            )
-        try:
-            return Recipe.from_json(path)
-        except ValidationError as error:
-            raise UserError(f"{name} is no recipe: {explain(error)}") from error
-    names = [*DEFAULTS, *RECIPES]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"; did you mean {', '.join(near)}?" if near else "."
-    raise UserError(
-        f"no method or recipe is called {name!r}{hint} Methods: {', '.join(DEFAULTS)}; "
-        "`unmask list recipes` shows the published runs."
-    )
+    if path.suffix != ".json" and not path.is_file():
+        return None
+    if not path.is_file():
+        raise UserError(
+            f"there is no file {name}; give a recipe.json, or a name that `unmask list recipes` shows"
+        )
+    try:
+        return read_plan(path)
+    except ValidationError as error:
+        raise UserError(f"{name} is no recipe: {explain(error)}") from error
 
 
 def _published_statistics(encoder: str, channels: int) -> dict[str, Any]:
@@ -157,7 +279,7 @@ def _published_statistics(encoder: str, channels: int) -> dict[str, Any]:
     return {} if published is None or channels != 3 else {"mean": published.mean, "std": published.std}
 
 
-def _fit_to(images: int, recipe: Recipe, epochs: int | None, run: Length) -> dict[str, Any]:
+def _fit_to(images: int, recipe: Plan, epochs: int | None, run: Length) -> dict[str, Any]:
     """Epochs for a number of images, a twentieth of them warm-up, and a batch that the images fill."""
     epochs = run.epochs(images) if epochs is None else epochs
     changes: dict[str, Any] = {"schedule.epochs": epochs, "schedule.warmup_epochs": epochs / 20}
@@ -182,17 +304,17 @@ def parse_value(value: Any) -> Any:
         return value
 
 
-def _set(data: dict[str, Any], key: str, value: Any) -> None:
+def _set(data: dict[str, Any], key: str, value: Any, kind: type[Plan]) -> None:
     """Change one dotted key of a dumped recipe, in place."""
+    sections = _sections(kind)
     section, _, name = key.partition(".")
-    if section not in SECTIONS or not name:
-        meant = _near(key)
+    if section not in sections or not name:
+        meant = _near(key, kind)
         hint = f" Did you mean {meant}?" if meant else ""
         raise UserError(
-            f"there is no setting {key!r}.{hint} Settings are {', '.join(f'{s}.NAME' for s in SECTIONS)}."
+            f"there is no setting {key!r}.{hint} Settings are {', '.join(f'{s}.NAME' for s in sections)}."
         )
-    field = Recipe.model_fields[section].annotation
-    assert isinstance(field, type) and issubclass(field, BaseModel)
+    field = sections[section]
     if field is not Choice and name not in field.model_fields:
         near = difflib.get_close_matches(name, field.model_fields, n=1, cutoff=0.5)
         hint = f" Did you mean {section}.{near[0]}?" if near else ""
@@ -200,16 +322,30 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
     data[section][name] = value
 
 
-def _near(key: str) -> str | None:
+def _sections(kind: type[Plan]) -> dict[str, type[BaseModel]]:
+    """The parts of a recipe that have settings, what is trained first."""
+    fields = {name: field.annotation for name, field in kind.model_fields.items()}
+    parts = {
+        name: part for name, part in fields.items() if isinstance(part, type) and issubclass(part, BaseModel)
+    }
+    return dict(sorted(parts.items(), key=lambda item: item[1] is not Choice))
+
+
+def _near(key: str, kind: type[Plan]) -> str | None:
     """The setting that a person may have meant, by the name of its section or by its own."""
+    sections = _sections(kind)
     section, _, name = key.partition(".")
-    sections = difflib.get_close_matches(section, SECTIONS, n=1, cutoff=0.6) if name else []
-    if sections:
-        return f"{sections[0]}.{name}"
-    known = {option: f"method.{option}" for method in METHODS.values() for option in options_of(method)}
+    near = difflib.get_close_matches(section, sections, n=1, cutoff=0.6) if name else []
+    if near:
+        return f"{near[0]}.{name}"
+    learners: dict[str, Any] = {"method": METHODS} if kind is Recipe else {"tokenizer": TOKENIZERS}
+    known = {
+        option: f"{part}.{option}"
+        for part, table in learners.items()
+        for learner in table.values()
+        for option in options_of(learner)
+    }
     for part in ("probe", "checkpoint", "schedule", "optim", "data"):
-        field = Recipe.model_fields[part].annotation
-        assert isinstance(field, type) and issubclass(field, BaseModel)
-        known |= {option: f"{part}.{option}" for option in field.model_fields}
+        known |= {option: f"{part}.{option}" for option in sections[part].model_fields}
     close = difflib.get_close_matches(section, known, n=1, cutoff=0.6)
     return known[close[0]] if close else None

@@ -1,6 +1,8 @@
 """A moving average of the student as its own teacher."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,17 +18,25 @@ class MovingAverage(nn.Module):
     Args:
         student: what is copied, as it is now.
         momentum: m in [0, 1]; 0 is a plain copy, 1 never moves.
+        batch_statistics: except for its BatchNorms, which follow the mode that is asked for: in training they
+            normalise by the batch and update their running statistics, as the student's do.
     """
 
-    def __init__(self, student: nn.Module, *, momentum: float) -> None:
+    def __init__(self, student: nn.Module, *, momentum: float, batch_statistics: bool = False) -> None:
         super().__init__()
         if not 0 <= momentum <= 1:
             raise ValueError(f"the momentum of a moving average must lie in [0, 1], not {momentum}")
         self.momentum = momentum
-        self.module = copy.deepcopy(student).eval().requires_grad_(False)
+        self.batch_statistics = batch_statistics
+        self.module = copy.deepcopy(student).requires_grad_(False)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> "MovingAverage":
-        return super().train(False)
+        super().train(False)
+        for module in self.modules() if self.batch_statistics else ():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.train(mode)
+        return self
 
     @torch.no_grad()
     def forward(self, *inputs: Any, **options: Any) -> Any:
@@ -38,3 +48,14 @@ class MovingAverage(nn.Module):
         pairs = zip(self.module.parameters(), student.parameters(), strict=True)
         for average, weight in pairs:
             average.lerp_(weight, 1 - self.momentum)
+
+
+@contextmanager
+def evaluated(module: nn.Module) -> Iterator[None]:
+    """For as long as a student is its own teacher: no dropout, no stochastic depth."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)

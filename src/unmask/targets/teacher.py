@@ -67,6 +67,18 @@ class Teacher(nn.Module, ABC):
             ValueError: importance is asked of a network without attention of a class token.
         """
 
+    def states(self, images: Float[Tensor, "B C H W"], *, depths: int) -> tuple[Float[Tensor, "B _ _"], ...]:
+        """What it computes on the way, places by features; gradients pass through to the images.
+
+        Args:
+            images: of `image_size`, pixels in [0, 1].
+            depths: how many, evenly spread, the last included; fewer if it has fewer.
+
+        Raises:
+            ValueError: it does not show them (the default).
+        """
+        raise ValueError(f"a {type(self).__name__} does not show what it computes on the way")
+
     def train(self, mode: bool = True) -> "Teacher":
         return super().train(False)
 
@@ -97,3 +109,9 @@ class Teacher(nn.Module, ABC):
                 f"these weights were trained with another teacher: its {'; its '.join(changed)}. Bring the "
                 "former teacher back, or start a new run."
             )
+
+
+def evenly(depth: int, count: int) -> list[int]:
+    """At most `count` indices of `depth` layers, evenly spread, the last included."""
+    count = min(count, depth)
+    return [-(-depth * number // count) - 1 for number in range(1, count + 1)]

@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 
 from unmask.encoders.base import Encoder
 from unmask.targets.frozen import Frozen, Standardise, fingerprint
-from unmask.targets.teacher import Taught, Teacher
+from unmask.targets.teacher import Taught, Teacher, evenly
 
 Tap = Literal["norm", "resid", "proj"]
 TAPS: dict[Tap, str] = {
@@ -105,6 +105,11 @@ class EncoderTeacher(Teacher):
             cls=None if cls is None else self.projection(cls).float(),
             importance=attention,
         )
+
+    def states(self, images: Float[Tensor, "B C H W"], *, depths: int) -> tuple[Float[Tensor, "B _ _"], ...]:
+        encoder: Encoder = self.encoder.network
+        taps = encoder(self.standardise(images), take=evenly(encoder.depth, depths)).taps
+        return tuple(state[:, encoder.prefix :] for state in taps)
 
 
 def activation_of(model: nn.Module) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unmask.masking import Grid
 from unmask.targets.frozen import Frozen, Standardise, fingerprint
-from unmask.targets.teacher import Taught, Teacher
+from unmask.targets.teacher import Taught, Teacher, evenly
 
 COARSE = 32  # a map of this stride is enlarged twice where the grid allows
 
@@ -21,7 +21,8 @@ class MapTeacher(Teacher):
 
     The size of its images follows from the grid: `stride / enlarged` pixels for each of the student's
     features. Of an EfficientNet-Lite0 the last map of small images, enlarged twice, tells as much as that of
-    images of twice the side, at a seventh of the cost, and more than the map of half the stride.
+    images of twice the side, at a quarter of the cost, and more than the map of half the stride
+    (docs/teachers.md).
 
     Args:
         model: of timm, with `forward_intermediates`.
@@ -97,14 +98,22 @@ class MapTeacher(Teacher):
             raise ValueError("a network without a class token cannot say which patches matter")
         return Taught(patches=rearrange(self._map(self.standardise(images)), "b d h w -> b (h w) d").float())
 
+    def states(self, images: Float[Tensor, "B C H W"], *, depths: int) -> tuple[Float[Tensor, "B _ _"], ...]:
+        indices = evenly(len(self.model.network.feature_info), depths)
+        maps = self._maps(self.standardise(images), indices)
+        return tuple(rearrange(state, "b d h w -> b (h w) d") for state in maps)
+
     def _map(self, images: Tensor) -> Float[Tensor, "B D h w"]:
-        options: dict[str, Any] = {"intermediates_only": True, "stop_early": True, "output_fmt": "NCHW"}
-        # The layout that convolutions want: an EfficientNet takes two thirds of the time on a CPU.
-        images = images.contiguous(memory_format=torch.channels_last)
-        (state,) = self.model.network.forward_intermediates(images, indices=[self.index], **options)
+        (state,) = self._maps(images, [self.index])
         if self.enlarged == 1:
             return state
         return F.interpolate(state, scale_factor=self.enlarged, mode="bilinear")
+
+    def _maps(self, images: Tensor, indices: list[int]) -> list[Float[Tensor, "B _ _ _"]]:
+        options: dict[str, Any] = {"intermediates_only": True, "stop_early": True, "output_fmt": "NCHW"}
+        # The layout that convolutions want: an EfficientNet takes two thirds of the time on a CPU.
+        images = images.contiguous(memory_format=torch.channels_last)
+        return self.model.network.forward_intermediates(images, indices=indices, **options)
 
     @torch.no_grad()
     def _probe(self, name: str, channels: int) -> int:

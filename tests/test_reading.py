@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.convert.official import save, weights, yacs
-from unmask.convert.reading import read_checkpoint
 from unmask.errors import UserError
+from unmask.reading import read_checkpoint
 
 
 class Trap:
