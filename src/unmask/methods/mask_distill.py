@@ -134,7 +134,8 @@ class MaskDistill(Method):
         self.scope = scope
         self.token = None if head == "vit" else mask_token(encoder)
         self.decoder = _decoder(encoder, decoder_dim, decoder_depth) if head == "vit" else None
-        outputs = tokenizer.vocabulary if tokenizer else teacher.dim if teacher else self.pixels.outputs
+        outputs = self.pixels.outputs if teacher is None else teacher.dim
+        outputs = outputs if self.codes is None else self.codes.outputs
         self.head = nn.Linear(encoder.dim if self.decoder is None else decoder_dim, outputs)
         trunc_normal_(self.head.weight, std=0.02)
         zeros_(self.head.bias)

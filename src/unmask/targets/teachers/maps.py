@@ -78,7 +78,7 @@ class MapTeacher(Teacher):
         tap = f"map of stride {stride}" + (f", enlarged {enlarged} times" if enlarged > 1 else "")
         self.description = {
             "name": name,
-            "weights": fingerprint(model),
+            "fingerprint": fingerprint(model),
             "mean": list(mean),
             "std": list(std),
             "tap": tap,
