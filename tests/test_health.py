@@ -188,3 +188,13 @@ def test_features_worse_than_random_ones_deserve_a_look(tmp_path: Path) -> None:
 
     assert scored(0.39).level == "watch"
     assert scored(0.45).level == "good"
+
+
+def test_losses_below_zero_are_compared_by_what_was_gained(tmp_path: Path) -> None:
+    """Likelihoods of dVAEs start near 0 and fall below: no factor of them means anything."""
+    falling = [loss - 3.1 for loss in healthy_losses()]  # from about 0 to -2.5
+    found = judge(tmp_path, falling)
+    assert found.level == "good" and not any(finding.about == "divergence" for finding in found.findings)
+    assert about(judge(tmp_path, [*falling[:300], *[3.0] * 100]), "divergence").level == "bad"
+    sinking = [-1 - 0.01 * step for step in range(TOTAL)]
+    assert "still falling" in about(judge(tmp_path, sinking), "trend").what

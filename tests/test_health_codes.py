@@ -12,11 +12,11 @@ from unmask.runs import Log
 GOOD = {"tokenizer": 0.01, "mean colour": 0.08, "mean colour of every place": 0.02}
 
 
-def log_of(codes: torch.Tensor, vocabulary: int, errors: dict[str, float], *, step: int = 100) -> Log:
+def log_of(codes: torch.Tensor, vocabulary: int, errors: dict[str, float], *, step: int = 1000) -> Log:
     use = CodeUse(vocabulary)
     use.add(codes)
     facts: dict[str, Any] = {"codes": use.facts(), "reconstruction": errors, "images": len(codes)}
-    start, probe = {"event": "start", "step": 0, "steps": 100}, {"event": "probe", "step": step, **facts}
+    start, probe = {"event": "start", "step": 0, "steps": 1000}, {"event": "probe", "step": step, **facts}
     return Log(({"step": step, "loss": 1.0},), (start, probe), 1.0)
 
 
@@ -47,7 +47,7 @@ def test_codes_in_use_are_healthy() -> None:
 def test_codes_out_of_use_are_told(codes: torch.Tensor, vocabulary: int, level: str, what: str) -> None:
     assert found(codes, vocabulary, GOOD)["codes"][0] == level
     assert what in found(codes, vocabulary, GOOD)["codes"][1]
-    assert found(codes, vocabulary, GOOD, step=10)["codes"][0] == "watch"  # too early to be sure
+    assert found(codes, vocabulary, GOOD, step=100)["codes"][0] == "watch"  # too early to be sure
 
 
 def test_few_places_are_no_proof_of_dead_codes() -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from unmask.attention import attention
     from unmask.check import check
     from unmask.codes.atlas import codes
+    from unmask.codes.evaluation import evaluate_codes
     from unmask.colours import colours
     from unmask.compare import compare
     from unmask.convert import convert
@@ -44,6 +45,7 @@ __all__ = [
     "convert",
     "embed",
     "evaluate",
+    "evaluate_codes",
     "export",
     "load_encoder",
     "load_pyramid",
@@ -68,6 +70,7 @@ _HOMES = {
     "convert": "unmask.convert",
     "embed": "unmask.embed",
     "evaluate": "unmask.evaluate",
+    "evaluate_codes": "unmask.codes.evaluation",
     "export": "unmask.export",
     "load_encoder": "unmask.load",
     "load_pyramid": "unmask.load",

@@ -99,6 +99,30 @@ def evaluate_sweep(
     _evaluate("sweep", subject, data, **common, **tried, epochs=epochs, flip=flip)
 
 
+@evaluate_app.command("codes")
+def evaluate_codes(
+    tokenizer: Annotated[Path, typer.Argument(metavar="RUN_OR_TOKENIZER", help="Run folder, or its file.")],
+    data: Labelled,
+    json: Json = None,
+    classifier: Annotated[
+        str, typer.Option(metavar="NAME", help="Judges reconstructions: a network of timm's, or none.")
+    ] = "efficientnet_lite0",
+    batch_size: ImagesAtATime = 64,
+    device: Device = "auto",
+    workers: Workers = None,
+    seed: RandomSeed = 0,
+) -> None:
+    """What a tokenizer's codes tell: linear classifiers on them, a fixed one on reconstructions."""
+    from unmask.codes.evaluation import evaluate_codes
+    from unmask.codes.table import summary
+
+    judge = None if classifier == "none" else classifier
+    common: dict[str, Any] = {"batch_size": batch_size, "device": device, "workers": workers, "seed": seed}
+    Console().print(
+        *summary(evaluate_codes(tokenizer, data=data, json=json, classifier=judge, **common)), sep="\n"
+    )
+
+
 def _evaluate(kind: str, subject: str, data: Path, **choices: Any) -> None:
     from unmask.evaluate import evaluate
     from unmask.evaluate.table import scores_table, sweep_table

@@ -89,10 +89,14 @@ def _divergence(log: Log) -> Iterable[Finding]:
     step, highest = max(losses[1:], key=lambda pair: pair[1])
     blocks = _medians([loss for _, loss in losses])
     lowest, now = min(blocks), blocks[-1]
-    if now > max(DIVERGED * lowest, lowest + 3 * _scatter([loss for _, loss in losses])):
+    chance = 3 * _scatter([loss for _, loss in losses])
+    # Likelihoods may be negative: there "times as high" means nothing, and what was gained is the measure.
+    positive = lowest > 0 and first > 0
+    bound = max(DIVERGED * lowest, lowest + chance) if positive else first + max(first - lowest, chance)
+    if now > bound:
         what = f"The loss diverges: it had been down to {lowest:.3g} and is {now:.3g} now."
         yield Finding("divergence", "bad", what, SMALLER_RATE)
-    elif highest > JUMPED * first:
+    elif positive and highest > JUMPED * first:
         yield Finding(
             "divergence",
             "bad",
@@ -215,7 +219,7 @@ def _trend(log: Log) -> Iterable[Finding]:
         return
     quarter = losses[-max(len(losses) // 4, 4) :]
     before, now = median(quarter[: len(quarter) // 2]), median(quarter[len(quarter) // 2 :])
-    fell = 1 - now / before if before > 0 else 0.0
+    fell = (before - now) / abs(before) if before else 0.0
     if fell > FALLING:
         more = ": a longer run would go on learning." if _share_done(log) == 1 else "."
         yield Finding(

@@ -8,7 +8,7 @@ from unmask.runs import Line, Log, number
 COLLAPSED = 2.0  # perplexity below which all places have nearly the same code
 FEW, SOME = 0.1, 0.5  # of the codes that could be in use: below, most of the vocabulary is dead
 LEARNED = 0.98  # of the error of a flat guess
-EARLY = 0.25  # of a run: before that nothing is wrong yet
+EARLY, FEWEST_STEPS = 0.25, 200  # of a run, steps: before that nothing is wrong yet
 
 SMALLER = (
     "Take a smaller vocabulary (tokenizer.vocabulary, half or a quarter), more pictures or a longer run."
@@ -19,7 +19,8 @@ def code_findings(log: Log) -> Iterable[Finding]:
     """What the newest probe says of a tokenizer's codes; nothing for other runs."""
     probe = log.last("probe")
     if probe.get("codes"):
-        early = probe["step"] < EARLY * (number(log.last("start", "resume"), "steps") or 0)
+        total = number(log.last("start", "resume"), "steps") or 0
+        early = probe["step"] < max(EARLY * total, FEWEST_STEPS)
         yield from _use(probe["codes"], early)
         yield from _reconstruction(probe.get("reconstruction") or {}, early)
 

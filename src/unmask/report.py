@@ -128,8 +128,9 @@ def _probe_charts(log: Log) -> list[dict[str, Any]]:
     """Figures of the probes over the run, where there are two or more."""
     found = probes_of(log)
 
-    def curve(key: str) -> list[tuple[float, float]]:
-        return [(probe["step"], value) for probe in found if (value := number(probe, key)) is not None]
+    def curve(key: str, part: str = "") -> list[tuple[float, float]]:
+        figures = ((probe["step"], probe.get(part, {}) if part else probe) for probe in found)
+        return [(step, value) for step, line in figures if (value := number(line, key)) is not None]
 
     accuracies = {name: curve(key) for name, key in (("linear probe", "linear"), ("k-NN", "knn"))}
     accuracies = {name: points for name, points in accuracies.items() if len(points) > 1}
@@ -142,6 +143,11 @@ def _probe_charts(log: Log) -> list[dict[str, Any]]:
         note = "How many directions the features of different images use."
         svg = curves_chart({"effective rank": curve("effective_rank")}, name="Rank over steps", percent=False)
         charts.append({"title": "Effective rank", "note": note, "svg": Markup(svg)})
+    used = {"in use": curve("used", "codes"), "perplexity": curve("perplexity", "codes")}
+    if len(used["in use"]) > 1:
+        note = f"Of {found[-1]['codes']['vocabulary']:,}, at {found[-1]['codes']['places']:,} places."
+        svg = curves_chart(used, name="Codes over steps", percent=False)
+        charts.append({"title": "Codes", "note": note, "svg": Markup(svg)})
     return charts
 
 

@@ -72,6 +72,7 @@ def test_method_without_a_tokenizer_gets_one_first(data: Path, tmp_path: Path) -
     out = tmp_path / "run"
     guess_run(data, out)
     assert events(out / FIRST_STAGE) == ["start", "probe", "probe", "end"]
+    assert read_plan(out / FIRST_STAGE).schedule.steps == read_plan(out).schedule.steps == 6
     assert events(out) == ["start", "end"]
     assert read_recipe(out).method.options["tokenizer"] == FIRST_STAGE
     # The run can be moved with the tokenizer that it holds.

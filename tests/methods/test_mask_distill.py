@@ -196,6 +196,18 @@ def test_whole_features_of_a_swin_are_hidden() -> None:
     assert torch.equal(mask.coarser(8).hidden, shares.bool()) and mask.coarser(8).count == 6
 
 
+def test_features_can_be_drawn() -> None:
+    torch.manual_seed(0)
+    method, images = tiny_method("mask_distill", "swin"), pictures()
+    mask = method.draw(images)
+    prediction, target = method.predict_features(**views_of(method, images), mask=mask)
+    assert prediction.shape == target.shape == (4, 256, method.teacher.dim)
+    expected = mask.mean(distance(prediction, target, "smooth_l1"))
+    torch.testing.assert_close(method(**views_of(method, images), mask=mask)["loss"], expected)
+    pixels = tiny_method("mask_distill pixels", "vit")
+    assert pixels.predict_features(images, mask=pixels.draw(images)) is None
+
+
 def test_pictures_are_of_pixels_only() -> None:
     method, images = tiny_method("mask_distill", "vit"), pictures()
     mask = RandomMask(ratio=0.5)(4, method.encoder.grid)

@@ -20,7 +20,7 @@ from unmask.drawing import as_pictures, denormalise
 from unmask.engine.machine import choose_device
 from unmask.errors import UserError
 from unmask.evaluate.features import watched, workers_for
-from unmask.recipes.trained import load_tokenizer, read_card, weights_of
+from unmask.recipes.trained import bits_of, load_tokenizer
 from unmask.tokenizers import Tokenizer
 
 COUNT, PATCHES = 32, 8  # codes on a page, places for each
@@ -90,7 +90,7 @@ def codes(
     if target.suffix.lower() != ".png":
         raise UserError(f"{target}: codes are drawn as PNG; give a name that ends in .png")
     loaded = load_tokenizer(tokenizer).to(choose_device(device))
-    bits = read_card(weights_of(tokenizer).with_suffix(".json"))["bits"]
+    bits = bits_of(tokenizer)
     sample = sample_places(
         loaded,
         open_source(data),
@@ -215,7 +215,12 @@ def atlas(sample: Sample, *, patches: int) -> Image.Image:
         left, top = GAP + column * (width + COLUMN_GAP), TOP + row * (TILE + GAP)
         share = use.counts[code].item() / use.places
         draw.text((left, top + 14), f"code {code}", fill=INK, font=font)
-        draw.text((left, top + 32), f"{share:.2%}", fill=FAINT, font=font)
+        draw.text(
+            (left, top + 32),
+            f"{share:.2%}" if share >= 1e-4 else f"{use.counts[code]:,} times",
+            fill=FAINT,
+            font=font,
+        )
         for index, tile in enumerate(_framed(tiles)):
             sheet.paste(tile, (left + CAPTION + index * (TILE + GAP), top))
     return sheet

@@ -73,12 +73,16 @@ def train_tokenizer(
     return carry_out(recipe, saved, task)
 
 
-def train_first(recipe: Recipe, option: str, task: Task) -> tuple[Recipe, Run]:
+def train_first(
+    recipe: Recipe, option: str, task: Task, *, epochs: int | None = None, steps: int | None = None
+) -> tuple[Recipe, Run]:
     """Train the tokenizer that a method needs, in the folder `tokenizer` of the run's folder; one that is
     finished there is taken as it is, and one that was begun goes on.
 
     Args:
         option: of the method, that is to name the tokenizer.
+        epochs: length of each of the two; None is the default's.
+        steps: likewise.
 
     Returns:
         The recipe, which names it, and its run.
@@ -89,7 +93,7 @@ def train_first(recipe: Recipe, option: str, task: Task) -> tuple[Recipe, Run]:
     folder = task.folder / FIRST_STAGE
     anew = task.clears is not None
     saved = _tokenizer(saved_recipe(folder, resume=not anew, overwrite=anew), folder)
-    first = saved or tokenizer_for(recipe, images=len(task.source))
+    first = saved or tokenizer_for(recipe, images=len(task.source), epochs=epochs, steps=steps)
     # Hours later would be late to learn that the two do not fit together.
     build_method(recipe, folder=task.folder, parts={option: usable_tokenizer(first)})
     machine = replace(task.machine, checkpointing=False)

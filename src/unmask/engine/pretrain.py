@@ -123,7 +123,7 @@ def pretrain(
         # Imported late: it trains by what is defined here.
         from unmask.engine.first_stage import train_first
 
-        recipe, first = train_first(recipe, lacks, task)
+        recipe, first = train_first(recipe, lacks, task, epochs=epochs, steps=steps)
         if first.interrupted is not None:
             return first
         task = replace(task, clears=None, stage="Stage 2 of 2: ")

@@ -23,10 +23,11 @@ public re-implementations, and ours (marked *):
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_, zeros_
@@ -217,6 +218,19 @@ class MaskDistill(Method):
             return self.codes.picture(prediction.argmax(-1), images, mask)
         pixels = replace(self.pixels, normalised=self.target_norm != "none")
         return pixels.picture(prediction, images, mask.coarser(self.side))
+
+    @torch.no_grad()
+    def predict_features(
+        self, images: Tensor, teacher_images: Tensor | None = None, *, mask: Mask
+    ) -> tuple[Float[Tensor, "B N E"], Float[Tensor, "B N E"]] | None:
+        """Normalised as they are learned; a feature stands at all patches that it consists of."""
+        if self.teacher is None:
+            return None
+        seen = self.encode(images, mask, hidden_only=False)
+        prediction = self.predict(seen, mask, hidden_only=False).float()
+        every_patch = partial(repeat, pattern="b (h w) e -> b (h p w q) e", p=self.side, q=self.side)
+        rows = self.encoder.feature_grid[0]
+        return every_patch(prediction, h=rows), every_patch(self.target(images, teacher_images, None), h=rows)
 
     def loss_of(
         self, picture: Float[Tensor, "B C H W"], images: Float[Tensor, "B C H W"], mask: Mask

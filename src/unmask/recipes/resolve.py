@@ -124,12 +124,14 @@ def resolve_tokenizer(
     return _changed(recipe, data, changes, epochs=epochs, seed=seed)
 
 
-def tokenizer_for(recipe: Recipe, *, images: int) -> TokenizerRecipe:
+def tokenizer_for(
+    recipe: Recipe, *, images: int, epochs: int | None = None, steps: int | None = None
+) -> TokenizerRecipe:
     """The tokenizer that is trained for a method where none is named: the default on the same images, with a
     code for every patch of the encoder."""
     name = TOKENIZER_OF.get(recipe.method.name, next(iter(TOKENIZER_DEFAULTS)))
     grid = code_grid(build_encoder(recipe))
-    kept: dict[str, Any] = {"images": images, "seed": recipe.seed}
+    kept: dict[str, Any] = {"images": images, "seed": recipe.seed, "epochs": epochs, "steps": steps}
     kept["overrides"] = {"data.channels": recipe.data.channels, "data.bits": recipe.data.bits}
     stride = usable_tokenizer(resolve_tokenizer(name, **kept)).stride
     return resolve_tokenizer(name, image_size=(grid[0] * stride, grid[1] * stride), **kept)

@@ -23,8 +23,8 @@ def dvae() -> TokenizerRecipe:
 def small_dvae() -> TokenizerRecipe:
     """A dVAE on a few thousand images of one's own, also without a GPU: 8 x 8 codes of 64 pixels.
 
-    Source: our choice, tried on one small data set (docs/tokenizers.md). What differs from `dvae`: a narrow
-        network, one block a resolution, 512 codes.
+    Source: our choice, not searched. What differs from `dvae`: a narrow network, one block a resolution, 512
+        codes.
     """
     return TokenizerRecipe(
         name="dvae",
@@ -53,8 +53,8 @@ def peco() -> TokenizerRecipe:
 def small_peco() -> TokenizerRecipe:
     """PeCo's tokenizer on a few thousand images of one's own, also without a GPU: 8 x 8 codes of 64 pixels.
 
-    Source: our choice, tried on one small data set (docs/tokenizers.md). What differs from `peco`: four
-        narrow levels of one block each, 512 codes, whose averages follow faster.
+    Source: our choice, not searched. What differs from `peco`: four narrow levels of one block each, 512
+        codes, whose averages follow faster.
     """
     return TokenizerRecipe(
         name="peco",
@@ -114,9 +114,8 @@ def vqkd() -> TokenizerRecipe:
 def small_vqkd() -> TokenizerRecipe:
     """VQ-KD on a few thousand images of one's own, also without a GPU: 8 x 8 codes of 64 pixels.
 
-    Source: our choice, tried on one small data set (docs/tokenizers.md); authors and users of VQ-KD advise
-        1024 or 2048 codes and a decoder of one block for small sets (issues of the official code). What
-        differs from `vqkd`: a narrow ViT of four blocks, 512 codes, whose averages follow faster.
+    Source: our choice, not searched. What differs from `vqkd`: a narrow ViT of four blocks, 512 codes, whose
+        averages follow faster; of 8192 most die on small data, as users of the official code report.
     """
     return TokenizerRecipe(
         name="vqkd",

@@ -111,6 +111,12 @@ def read_card(path: Path) -> dict[str, Any]:
     return dict(card)
 
 
+def bits_of(path: str | Path) -> Any:
+    """Bits of a channel of the images that a tokenizer was trained on; official ones saw 8."""
+    card = weights_of(path).with_suffix(".json")
+    return read_card(card)["bits"] if card.is_file() else 8
+
+
 def fingerprint(path: str | Path) -> str:
     """What tells a tokenizer's weights from all others: the SHA-256 of their file."""
     with weights_of(path).open("rb") as file:

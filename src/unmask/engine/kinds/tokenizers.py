@@ -102,6 +102,7 @@ class Tokenizers(Kind[Tokenizer]):
         )
 
 
+@torch.no_grad()
 def reconstruction_errors(
     tokenizer: Tokenizer, images: Float[Tensor, "B C H W"]
 ) -> dict[str, dict[str, float]]:
