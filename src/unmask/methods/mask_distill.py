@@ -221,7 +221,12 @@ class MaskDistill(Method):
 
     @torch.no_grad()
     def predict_features(
-        self, images: Tensor, teacher_images: Tensor | None = None, *, mask: Mask
+        self,
+        images: Tensor,
+        teacher_images: Tensor | None = None,
+        token_images: Tensor | None = None,
+        *,
+        mask: Mask,
     ) -> tuple[Float[Tensor, "B N E"], Float[Tensor, "B N E"]] | None:
         """Normalised as they are learned; a feature stands at all patches that it consists of."""
         if self.teacher is None:
