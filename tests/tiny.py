@@ -82,6 +82,22 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "milan": DECODER,
     "cmae": {**DECODER, "mask_size": 16, "feature_depth": 1, "projection_dim": 24, "projection_hidden": 32},
     "milan random": {**DECODER, "sampling": "random"},
+    "mask_distill": {"teacher": "tiny", "mask": "random"},
+    "mask_distill codes": {"tokenizer": "tiny", "mask": "random"},
+    "mask_distill filled in": {
+        "teacher": "tiny",
+        "mask": "random",
+        "head": "vit",
+        "decoder_dim": 32,
+        "decoder_depth": 1,
+        "loss": "cosine",
+    },
+    "mask_distill pixels": {
+        "mask": "random",
+        "target_norm": "patch_std",
+        "loss": "l2",
+        "scope": "all",
+    },
 }
 
 
@@ -211,9 +227,10 @@ PAIRS += [("simmim codes", "swin"), ("simmim codes", "beit_shared")]
 PAIRS += [("beit", "beit_shared"), ("beit", "vit_registers"), ("peco", "beit_each_block")]
 PAIRS += [("beitv2", "beit_shared"), ("beitv2", "vit_registers"), ("beitv2 separate", "beit_each_block")]
 PAIRS += [("cae", "beit_placed"), ("cae narrow", "vit_registers")]
-PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias")]
 PAIRS += [("itpn", "hivit"), ("itpn", "hivit_bias"), ("itpn convolution", "fast_itpn")]
 PAIRS += [("itpn_teacher", "hivit_bias")]
 PAIRS += [("revcolv2", "revcolv2"), ("revcolv2 teacher", "revcolv2_up")]
 PAIRS += [("milan", "vit"), ("milan", "vit_no_class_token"), ("milan random", "hivit")]
 PAIRS += [("cmae", "vit"), ("cmae", "hivit")]
+PAIRS += [("mask_distill", "vit"), ("mask_distill", "swin"), ("mask_distill pixels", "beit_shared")]
+PAIRS += [("mask_distill filled in", "hivit"), ("mask_distill codes", "beit_each_block")]

@@ -30,6 +30,7 @@ PARAMETERS = {  # computed from the official code
     "simmim_swinv2_base_800ep": 90_042_744,
     "simmim_swinv2_large_800ep": 199_924_788,
     "simmim_swinv2_huge_800ep": 663_865_098,
+    "mask_distill_vit_base_300ep": 86_256_720,
     "simmim_swinv2_giant_800ep": 3_010_401_504,  # of which the encoder 2,997,815,008
     "beit_vit_base_800ep": 91_965_776,
     "beit_vit_large_800ep": 311_534_016,
@@ -322,7 +323,7 @@ def test_teachers_are_named_in_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
         method = Choice(name="pupil", **options)
         return build_method(with_defaults(recipe.model_copy(update={"method": method})))
 
-    built = build(teacher="random:resnet18", second="random:resnet18@32")
+    built = build(teacher="random:resnet18", second="random:resnet18@32x1")
     assert built.teacher.grid == built.second.grid == built.encoder.feature_grid == (4, 6)
     assert built.second.image_size == (128, 192)
     assert (

@@ -58,7 +58,7 @@ def test_other_weights_under_the_same_name_are_noticed() -> None:
     saved = whole.state_dict()
     torch.manual_seed(1)
     other = EncoderTeacher(tiny_encoder("vit"), name="tiny", **HALF)
-    with pytest.raises(UserError, match="its weights was"):
+    with pytest.raises(UserError, match="its fingerprint was"):
         nn.ModuleDict({"layer": nn.Linear(2, 2), "teacher": other}).load_state_dict(saved)
 
 

@@ -11,6 +11,7 @@ grid, device)`; they draw from the device's default generator, which the engine 
 from unmask.masking.distance import average_distance
 from unmask.masking.importance import ImportanceMask, WeighableMask
 from unmask.masking.mask import Grid, Mask
+from unmask.masking.named import MaskName, create_masking
 from unmask.masking.samplers import BlockMask, RandomMask, SquareMask, hidden_count
 
 __all__ = [
@@ -18,9 +19,11 @@ __all__ = [
     "Grid",
     "ImportanceMask",
     "Mask",
+    "MaskName",
     "RandomMask",
     "SquareMask",
     "WeighableMask",
     "average_distance",
+    "create_masking",
     "hidden_count",
 ]

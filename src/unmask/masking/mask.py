@@ -113,6 +113,19 @@ class Mask:
             return Mask.ragged(~self.hidden, self.grid)
         return Mask.of(~self.hidden, self.grid, self.hidden.shape[1] - self.count)
 
+    def coarser(self, side: int) -> "Mask":
+        """The mask of squares of `side` x `side` patches that are hidden or visible as a whole: the first
+        patch of a square decides.
+        """
+        if side == 1:
+            return self
+        layout = "b (h p w q) -> b (h w) (p q)"
+        grid = self.grid[0] // side, self.grid[1] // side
+        hidden = rearrange(self.hidden, layout, h=grid[0], p=side, w=grid[1])[..., 0]
+        return (
+            Mask.ragged(hidden, grid) if self.count is None else Mask.of(hidden, grid, self.count // side**2)
+        )
+
     def pixels(self, patch_size: int) -> Bool[Tensor, "B 1 H W"]:
         """The mask of every pixel, for pictures."""
         cells = rearrange(self.hidden, "b (h w) -> b 1 h w", h=self.grid[0])

@@ -8,6 +8,7 @@ from unmask.methods.cmae import CMAE
 from unmask.methods.itpn import ITPN
 from unmask.methods.itpn_teacher import ITPNTeacher
 from unmask.methods.mae import MAE
+from unmask.methods.mask_distill import MaskDistill
 from unmask.methods.milan import MILAN
 from unmask.methods.peco import PeCo
 from unmask.methods.revcolv2 import RevColV2
@@ -23,6 +24,7 @@ __all__ = [
     "BEiT",
     "BEiTv2",
     "ITPNTeacher",
+    "MaskDistill",
     "Method",
     "PeCo",
     "RevColV2",
@@ -41,4 +43,5 @@ METHODS: dict[str, type[Method]] = {
     "itpn": ITPN,
     "itpn_teacher": ITPNTeacher,
     "revcolv2": RevColV2,
+    "mask_distill": MaskDistill,
 }

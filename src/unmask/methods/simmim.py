@@ -38,7 +38,7 @@ from unmask.data.views import imagenet_statistics
 from unmask.encoders.base import Encoder, ImageSize, height_and_width, require_busy
 from unmask.encoders.initialise import mask_token
 from unmask.heads import LOCAL_HEADS, HeadName, create_head
-from unmask.masking import BlockMask, Mask, RandomMask, SquareMask
+from unmask.masking import Mask, MaskName, create_masking
 from unmask.methods.base import Method
 from unmask.methods.card import Card
 from unmask.patches import normalise_locally, visible_statistics
@@ -103,7 +103,7 @@ class SimMIM(Method):
         self,
         encoder: Encoder,
         *,
-        mask: Literal["random", "square", "block"] = "random",  # table 1
+        mask: MaskName = "random",  # table 1
         mask_ratio: float = 0.6,  # table 1
         mask_size: int = 32,  # table 1
         min_block: int | None = None,
@@ -133,7 +133,14 @@ class SimMIM(Method):
         if local_window is not None and (local_window < 3 or local_window % 2 == 0):
             raise ValueError(f"local_window must be an odd number of at least 3 pixels, not {local_window}")
         self.encoder = require_busy(encoder, by="SimMIM")
-        self.masking = _masking(encoder, mask, ratio=mask_ratio, size=mask_size, smallest=min_block)
+        self.masking = create_masking(
+            mask,
+            encoder.grid,
+            encoder.patch_size,
+            ratio=mask_ratio,
+            size=mask_size,
+            min_block=min_block,
+        )
         self.local_window = local_window
         self.scope = scope
         statistics = imagenet_statistics(encoder.channels, mean, std)
@@ -212,28 +219,6 @@ def _refuse_idle(**idle: bool) -> None:
     for option, given in idle.items():
         if given:
             raise ValueError(f"method.{option} needs method.{NEEDS[option]}; choose that, or leave it out")
-
-
-def _masking(
-    encoder: Encoder, name: str, *, ratio: float, size: int, smallest: int | None
-) -> RandomMask | SquareMask | BlockMask:
-    """The generator of masks, checked to fit the encoder's images."""
-    if size < 1 or size % encoder.patch_size:
-        fitting = max(1, round(size / encoder.patch_size)) * encoder.patch_size
-        raise ValueError(
-            f"mask_size of {size} pixels is no multiple of the encoder's patches of {encoder.patch_size} "
-            f"pixels; use for instance method.mask_size={fitting}"
-        )
-    unit = size // encoder.patch_size
-    masking: RandomMask | SquareMask | BlockMask
-    if name == "random":
-        masking = RandomMask(ratio=ratio, unit=unit, rounding="up")
-    elif name == "square":
-        masking = SquareMask(side=unit)
-    else:
-        masking = BlockMask(ratio=ratio, unit=unit, min_block=smallest)
-    masking.check(encoder.grid)
-    return masking
 
 
 def _colours(

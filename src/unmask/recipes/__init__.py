@@ -10,6 +10,7 @@ from unmask.recipes import (
     itpn,
     itpn_teacher,
     mae,
+    mask_distill,
     milan,
     peco,
     revcolv2,
@@ -74,6 +75,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         itpn_teacher.itpn_large_clip_300ep,
         revcolv2.revcolv2_base_1600ep,
         revcolv2.revcolv2_large_1600ep,
+        mask_distill.mask_distill_vit_base_300ep,
+        mask_distill.mask_distill_vit_base_800ep,
     )
 }
 
@@ -90,6 +93,7 @@ DEFAULTS: dict[str, Callable[..., Recipe]] = {
     "cmae": cmae.default,
     "itpn_teacher": itpn_teacher.default,
     "revcolv2": revcolv2.default,
+    "mask_distill": mask_distill.default,
 }
 # Method name -> its recipe for a few thousand images (docs/small-data.md says how it was found).
 SMALL: dict[str, Callable[[], Recipe]] = {
@@ -104,6 +108,7 @@ SMALL: dict[str, Callable[[], Recipe]] = {
     "cmae": cmae.small,
     "itpn_teacher": itpn_teacher.small,
     "revcolv2": revcolv2.small,
+    "mask_distill": mask_distill.small,
 }
 
 # The same for tokenizers.

@@ -1,6 +1,7 @@
 """Teachers by name."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def create_teacher(name: str, *, grid: Grid, channels: int = 3) -> Teacher:
     of any ViT or network with feature maps; `open_clip:MODEL/WEIGHTS`; `random:NAME`, a timm model with
     random weights, always the same, to compare with; or the path of a run or an exported encoder. Behind "@"
     stands what is taught: of a ViT `norm` (default), `resid` or `proj` (`TAPS`); of a network with maps the
-    stride of the map (default 16).
+    stride of the map, and how many times it is enlarged (default 32x2, on grids of odd sides 32).
 
     The random generator of the caller stays as it is.
 
@@ -68,7 +69,7 @@ def _create(name: str, source: str, tap: str, grid: Grid, channels: int) -> Teac
     common = {"name": name, "channels": channels}
     if source == LITE0:
         facts = {"mean": MEAN, "std": STD, "trained_on": TRAINED_ON, "advice": ADVICE}
-        return MapTeacher(efficientnet_lite0(), grid=grid, stride=_stride(tap), **common, **facts)
+        return MapTeacher(efficientnet_lite0(), grid=grid, **_map(tap), **common, **facts)
     if source.startswith((TIMM, RANDOM)):
         prefix = TIMM if source.startswith(TIMM) else RANDOM
         return _of_timm(source.removeprefix(prefix), tap, grid, pretrained=prefix == TIMM, **common)
@@ -112,9 +113,9 @@ def _of_timm(model: str, tap: str, grid: Grid, *, pretrained: bool, name: str, c
         options = {"num_classes": published.num_classes} if tap == "proj" else {}
         encoder = create_encoder(model, image_size=native, pretrained=pretrained, **options)
         return _of_encoder(encoder, tap, grid, projection=_head(encoder) if options else None, **facts)
-    network, stride = _network(model, pretrained), _stride(tap)
+    network, which = _network(model, pretrained), _map(tap)
     try:
-        return MapTeacher(network, grid=grid, stride=stride, **facts)
+        return MapTeacher(network, grid=grid, **which, **facts)
     except ValueError as error:
         height, width = published.input_size[1:]
         raise UserError(f"{error}. It was made for images of {height} x {width} pixels") from error
@@ -162,10 +163,13 @@ def _network(model: str, pretrained: bool) -> nn.Module:
     return built
 
 
-def _stride(tap: str) -> int | None:
-    if tap and not tap.isdecimal():
-        raise ValueError("behind @ stands the stride of a map, for instance @16")
-    return int(tap) if tap else None
+def _map(tap: str) -> dict[str, int]:
+    """Which map: "32" is its stride, "32x2" that of one that is enlarged."""
+    if tap and not re.fullmatch(r"\d+(x\d+)?", tap):
+        raise ValueError(
+            "behind @ stands the stride of a map, as in @16, or of one to be enlarged, as in @32x2"
+        )
+    return dict(zip(("stride", "enlarged"), map(int, tap.split("x") if tap else ()), strict=False))
 
 
 def _origin(card: Mapping[str, Any]) -> str:

@@ -68,7 +68,7 @@ class EncoderTeacher(Teacher):
         weights = nn.ModuleDict({"encoder": encoder, "projection": self.projection.network})
         self.description = {
             "name": name,
-            "weights": fingerprint(weights),
+            "fingerprint": fingerprint(weights),
             "mean": list(mean),
             "std": list(std),
             "activation": activation_of(encoder.model),
