@@ -38,7 +38,14 @@ class Tokenizers(Kind[Tokenizer]):
     weights = WEIGHTS
     best = None  # accuracies of probes are not what a tokenizer is for
 
-    def build(self, recipe: TokenizerRecipe, folder: Path, *, checkpointing: bool) -> Tokenizer:
+    def build(
+        self,
+        recipe: TokenizerRecipe,
+        folder: Path,
+        *,
+        checkpointing: bool,
+        parts: Mapping[str, object] | None = None,
+    ) -> Tokenizer:
         return build_tokenizer(recipe)
 
     def width(self, learner: Tokenizer) -> int:
