@@ -82,7 +82,7 @@ class Row:
 
 
 # What cannot use the ViT that all others share; and what is shown in another way too.
-OWN_ENCODER = ("itpn", "revcolv2")
+OWN_ENCODER = ("itpn", "itpn_teacher", "revcolv2")
 VARIANTS = {
     "simmim, Swin": Row(method="simmim", own_encoder=True),
     "itpn, pixels only": Row(method="itpn", own_encoder=True, settings={"method.feature_weight": 0.0}),

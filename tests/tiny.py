@@ -67,6 +67,7 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "simmim bins": {"mask_size": 16, "target": "bins", "bins": 4},
     "simmim clusters": {"mask": "square", "mask_size": 32, "target": "clusters"},
     "simmim blocks": {"mask": "block", "mask_size": 8, "head": "mlp", "loss": "l2", "scope": "all"},
+    "simmim codes": {"mask_size": 16, "target": "codes", "tokenizer": "tiny"},
     "beit": {},
     "peco": {},
     "beitv2": {},
@@ -137,8 +138,9 @@ class TinyTokenizer(Tokenizer):
         self.image_size, self.stride, self.channels = image_size, stride, channels
         self.vocabulary, self.decodes = vocabulary, decodes
         generator = torch.Generator().manual_seed(0)
-        # All of them near grey, so that the squares of noise have different codes.
-        self.colours = nn.Parameter(0.5 + 0.05 * torch.randn(vocabulary, channels, generator=generator))
+        # As near to grey as the means of squares of noise, so that these have different codes.
+        spread = 0.2 / stride * torch.randn(vocabulary, channels, generator=generator)
+        self.colours = nn.Parameter(0.5 + spread)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return {"loss": (self.squares(self.codes(images)) - images).square().mean()}
@@ -205,6 +207,7 @@ def colour_table(channels: int) -> Path:
 PAIRS = [("mae", name) for name in DROPPING if name != "revcolv2_up"]
 PAIRS += [("simmim", name) for name in ENCODERS if not name.startswith("revcolv2")]
 PAIRS += [("simmim bins", "swin"), ("simmim clusters", "vit"), ("simmim blocks", "swinv2")]
+PAIRS += [("simmim codes", "swin"), ("simmim codes", "beit_shared")]
 PAIRS += [("beit", "beit_shared"), ("beit", "vit_registers"), ("peco", "beit_each_block")]
 PAIRS += [("beitv2", "beit_shared"), ("beitv2", "vit_registers"), ("beitv2 separate", "beit_each_block")]
 PAIRS += [("cae", "beit_placed"), ("cae narrow", "vit_registers")]

@@ -29,7 +29,7 @@ def convert(
         Path | None, typer.Option(metavar="DIR", help="Folder to make; runs/NAME_OF_THE_FILE if not given.")
     ] = None,
 ) -> None:
-    """Turn official weights of MAE or SimMIM, or an encoder of timm, into a folder for the other commands."""
+    """Turn official weights, or an encoder of timm, into a folder for the other commands."""
     from unmask.convert import convert
     from unmask.convert.table import summary
 

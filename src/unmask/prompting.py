@@ -18,7 +18,7 @@ from unmask.patches import sincos_table
 
 class PromptingDecoder(nn.Module):
     """Mask tokens look at the encoder's tokens and at each other; the encoder's tokens, the prompts, look at
-    nothing and are the same in every block (Hou et al. 2022, section 3.2).
+    nothing and are the same in every block (MILAN, Hou et al. 2022).
 
     The prompts enter keys and values without a norm, as in the official code.
 

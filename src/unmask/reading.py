@@ -37,7 +37,8 @@ class _Settings:
 
 
 class _Ignored:
-    """Stands in for a NumPy number, which no weights depend on: it takes what it is given and keeps none."""
+    """Stands in for what no weights depend on (NumPy's numbers, mmengine's history of losses): it takes what
+    it is given and keeps none."""
 
     def __init__(self, *_given: object) -> None:
         pass
@@ -52,6 +53,10 @@ READ_AS: list[Any] = [
     (_Ignored, "numpy.core.multiarray.scalar"),
     (_Ignored, "numpy._core.multiarray.scalar"),
     (_Ignored, "numpy.dtype"),
+    (_Ignored, "numpy.ndarray"),
+    (_Ignored, "numpy.core.multiarray._reconstruct"),
+    (_Ignored, "numpy._core.multiarray._reconstruct"),
+    (_Ignored, "mmengine.logging.history_buffer.HistoryBuffer"),
 ]
 
 

@@ -11,10 +11,11 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks import methods as bench
+from unmask.engine.run import Run
 from unmask.errors import UserError
 from unmask.methods import METHODS
-from unmask.recipes import SMALL
-from unmask.recipes.build import build_method
+from unmask.recipes import SMALL, Recipe
+from unmask.recipes.build import build_method, lacking
 from unmask.recipes.resolve import resolve_recipe
 
 
@@ -27,8 +28,9 @@ def test_every_method_with_a_recipe_for_small_data_has_a_row() -> None:
 @pytest.mark.parametrize("name", bench.rows())
 def test_rows_share_data_and_encoder(name: str) -> None:
     row, common = bench.rows()[name], SMALL["mae"]()
-    method = build_method(resolve_recipe(row.recipe, steps=1, overrides=row.settings))
-    assert method.encoder.image_size == common.data.image_size
+    recipe = resolve_recipe(row.recipe, steps=1, overrides=row.settings)
+    if lacking(recipe) is None:  # a tokenizer is trained first
+        assert build_method(recipe).encoder.image_size == common.data.image_size
     assert row.recipe.data.crop_scale == common.data.crop_scale
     assert row.own_encoder or row.recipe.encoder == common.encoder
     parameters = bench.described(row.recipe)["parameters"]
@@ -85,6 +87,7 @@ def test_from_images_to_the_table_and_nothing_twice(
             level = generator.integers(0, 120, (24, 24, 3)) + 120 * (index % 2)
             Image.fromarray(level.astype(np.uint8)).save(folder / f"{index}.png")
     out = tmp_path / "out"
+    monkeypatch.setattr(bench, "LITE0", "random:resnet18")  # the real one may not be installed
 
     def table(*options: str) -> str:
         command = ["methods", str(tmp_path / "data"), str(out), "--methods", "mae", "--seeds", "1", *options]
@@ -97,15 +100,41 @@ def test_from_images_to_the_table_and_nothing_twice(
 
     first = table("--images", "128")
     lines = {line["title"]: line for line in json.loads((out / "methods.json").read_text())["lines"]}
-    assert set(lines) == {"raw pixels", bench.RANDOM, "mae"}
+    assert set(lines) == {"raw pixels", bench.RANDOM, "supervised teacher", "mae"}
     assert lines["mae"]["images"] == 128 and lines["mae"]["minutes"]["processor"] > 0
     made = {path: path.stat().st_mtime_ns for path in (out / "results").iterdir()}
-    assert len(made) == 3
+    assert len(made) == 4
     assert table("--images", "128") == first
     assert "left out" not in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (out / "results").iterdir()} == made
     with pytest.raises(SystemExit, match="name another folder"):
         table("--images", "256")
+
+
+def test_a_tokenizer_is_trained_once_and_named_to_every_row_that_lacks_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data" / "train" / "one").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "data" / "train" / "one" / "0.png")
+    trained: list[tuple[str, int]] = []
+
+    def train(plan: Recipe, *, out: Path, steps: int, **_machine: Any) -> Run:
+        trained.append((out.name, steps))
+        return Run(folder=out, step=steps, total=steps, loss=0.0, seconds=1.0)
+
+    plan = SMALL["mae"]()  # of a plan only name, batch size and seed are looked at
+    monkeypatch.setattr(bench, "lacking", lambda recipe: "tokenizer" if recipe.name == "simmim" else None)
+    monkeypatch.setattr(bench, "tokenizer_for", lambda recipe, images: plan)
+    monkeypatch.setattr(bench, "train_tokenizer", train)
+    one = a_bench(tmp_path / "data", tmp_path / "out")
+    assert one.tokenizer(bench.rows()["mae"]) == {} and not trained
+    folder = tmp_path / "out" / "runs" / "tokenizer-mae"
+    for name in ("simmim", "simmim, Swin"):
+        assert one.tokenizer(bench.rows()[name]) == {"method.tokenizer": str(folder)}
+    assert trained == [("tokenizer-mae", 1)] * 2  # the second goes on with what is finished
+    (line,) = bench.summarised(bench.results(tmp_path / "out"))
+    assert (line["title"], line["images"]) == ("tokenizer mae", 64)
+    assert "| tokenizer mae |  | 1 | 64 | " in bench.markdown([line], one, 1)
 
 
 def test_a_row_that_cannot_be_had_is_left_out_and_said(

@@ -11,18 +11,19 @@ from torch import Tensor
 from tests.convert.official import case, weights
 from tests.golden.golden import mismatch
 from tests.golden.official import tensors
+from tests.tiny import tiny_encoder
 from unmask.convert import Converted, convert
-from unmask.convert.units import unit_file
+from unmask.convert.units import is_units, shape_of_units
 from unmask.errors import UserError
+from unmask.export import save_encoder
 from unmask.load import load_encoder, load_pyramid
-from unmask.methods import ITPN, MAE
-from unmask.reading import Checkpoint
+from unmask.methods import ITPN, MAE, ITPNTeacher
 from unmask.runs import load_method
 
 TITLES = {
     "hivit_mae": "MAE pre-training of a HiViT, encoder and decoder",
     "itpn_pixel": "iTPN pre-training on pixels: encoder, pyramid and decoder",
-    "itpn_clip": "iTPN pre-training with a teacher, encoder and pyramid",
+    "itpn_clip": "iTPN pre-training with a teacher: encoder and pyramid",
     "itpn_classifier": "HiViT encoder of a classifier",
     "itpn_clip_classifier": "HiViT encoder of a classifier",
     "fast_itpn": "Fast-iTPN encoder of a classifier",
@@ -123,9 +124,24 @@ def test_published_sizes_are_known_by_name(name: str) -> None:
         state = timm.create_model(name, num_classes=0).state_dict()
     for ours, theirs in (FAST if name.startswith("fast") else OFFICIAL).items():
         state = {key.replace(ours, theirs): value for key, value in state.items()}
-    found = unit_file(Checkpoint(state, {}, None))
-    assert found is not None and found.shape.encoder.name == name and not found.shape.encoder.options
-    assert found.shape.image_size == (224, 224) and not found.shape.guessed
+    found = shape_of_units(state)
+    assert is_units(state) and found.encoder.name == name and not found.encoder.options
+    assert found.image_size == (224, 224) and not found.guessed
+
+
+def test_heads_are_read_where_the_teacher_is_named(tmp_path: Path) -> None:
+    save_encoder(tiny_encoder("vit"), tmp_path / "teacher", mean=[0.5] * 3, std=[0.5] * 3, made_by={})
+    state = weights("itpn_clip")
+    for head in ("lm_head", "lm_cls_head"):  # the fixture's teacher has other features than this one
+        state |= {f"{head}.weight": torch.randn(48, 32), f"{head}.bias": torch.randn(48)}
+    torch.save({"model": state}, tmp_path / "clip.pth")
+    named = {"method.teacher": str(tmp_path / "teacher"), "encoder.num_heads": 4}
+    found = convert(tmp_path / "clip.pth", out=tmp_path / "out", overrides=named)
+    assert found.facts["file"] == "iTPN pre-training with a teacher: encoder, pyramid and heads"
+    method = load_method(found.folder)
+    assert isinstance(method, ITPNTeacher) and method.squeezed_range and len(method.auxiliary) == 2
+    assert torch.equal(method.head[1].weight, state["lm_head.weight"])
+    assert load_pyramid(found.folder) is not None
 
 
 def test_half_a_file_is_refused(tmp_path: Path) -> None:

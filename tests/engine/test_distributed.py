@@ -165,6 +165,19 @@ def test_a_contrast_sees_the_images_of_all_processes(data: Path, tmp_path: Path)
     assert len(moved) == 3 and own["queue"].shape == (12, 16)
 
 
+@pytest.mark.slow
+def test_masks_that_a_teacher_decides_do_not_depend_on_processes(data: Path, tmp_path: Path) -> None:
+    """MILAN: the noise is drawn for the batch, and weighed where the images are."""
+    overrides = COMPARABLE | {"method.teacher": "random:vit_tiny_patch16_224", "method.sampling": "attention"}
+    run(data, tmp_path / "one", method="milan", overrides=overrides, steps=12)
+    assert codes(launch(data, tmp_path / "two", overrides, method="milan", steps=12)) == [0, 0]
+    ours, theirs = (torch.tensor(training(tmp_path / name)) for name in ("one", "two"))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        weights(tmp_path / "one", 12), weights(tmp_path / "two", 12), rtol=1e-4, atol=2e-6
+    )
+
+
 def wait_for_step(processes: list[BaseProcess], out: Path, step: int) -> None:
     while processes[0].is_alive() and not any(
         line.get("loss") and line["step"] >= step for line in lines(out)

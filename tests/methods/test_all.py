@@ -95,6 +95,22 @@ def test_hidden_pixels_change_the_target_only(name: str, encoder: str) -> None:
     assert losses[0] != losses[1]
 
 
+@every_pair
+@torch.no_grad()
+def test_features_in_pictures_owe_nothing_to_hidden_pixels(name: str, encoder: str) -> None:
+    method, images = build(name, encoder).eval(), pictures()
+    wake(method)
+    mask = method.draw(images)
+    other = torch.where(mask.pixels(method.encoder.patch_size), torch.randn_like(images), images)
+    pairs = [method.predict_features(**views_of(method, view), mask=mask) for view in (images, other)]
+    if pairs[0] is None or pairs[1] is None:
+        return
+    (predicted, target), (predicted_of_other, _) = pairs
+    assert predicted.shape == target.shape == (4, mask.hidden.shape[1], target.shape[-1])
+    assert target[mask.hidden].isfinite().all() and predicted[mask.hidden].std() > 0
+    torch.testing.assert_close(mask.masked(predicted), mask.masked(predicted_of_other), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("encoder", DROPPING)
 def test_hidden_pixels_cannot_influence_a_visible_only_encoder(encoder: str) -> None:
     method, images = build("mae", encoder).eval(), pictures()

@@ -123,6 +123,20 @@ def test_the_loss_is_the_squared_distance_of_directions() -> None:
     assert 0 <= loss <= 4
 
 
+def test_pictures_show_features_as_the_loss_compares_them() -> None:
+    method = tiny_method("milan", "vit_no_class_token").eval()
+    views = views_of(method, images())
+    mask = Mask.of(torch.rand(2, 64).argsort(1) < 48, (8, 8), 48)
+    pair = method.predict_features(**views, mask=mask)
+    assert pair is not None
+    distance = (pair[0] - pair[1]).square().sum(-1)
+    torch.testing.assert_close(method(**views, mask=mask)["loss"], distance.mean())
+    # Whatever is hidden from the encoder, the prediction does not know it.
+    views["images"] = torch.where(mask.pixels(8), 3.0, views["images"])
+    again = method.predict_features(**views, mask=mask)
+    assert again is not None and torch.equal(pair[0], again[0])
+
+
 def test_nobody_trains_the_teacher_or_the_position_tables() -> None:
     method = tiny_method("milan", "vit")
     assert not any(parameter.requires_grad for parameter in method.teacher.parameters())  # type: ignore[union-attr]

@@ -78,10 +78,14 @@ def test_what_cannot_learn_is_refused() -> None:
         RevColV2(down, feature_weight=0.5)
     with pytest.raises(ValueError, match="8 x 12 features does not go with an encoder of 8 x 8"):
         RevColV2(down, teacher=tiny_teacher(tiny_encoder("revcolv2", image_size=(64, 96))))
-    with pytest.raises(ValueError, match=r"they would never learn.*encoder\.output=all"):
-        SimMIM(down, mask_size=16)
     assert down.idle == sum(one.numel() for one in down.model.down[0].levels[1:].parameters())
     assert up.idle == 0
+
+
+@pytest.mark.parametrize("name", ["simmim", "beit", "peco", "cae"])
+def test_methods_that_use_one_output_refuse_idle_levels(name: str) -> None:
+    with pytest.raises(ValueError, match=r"uses only the top level.*encoder\.output=all"):
+        tiny_method(name, "revcolv2")
 
 
 def test_simmim_trains_all_levels_side_by_side() -> None:

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from tests.tiny import ENCODERS, colour_table, tiny_encoder
+from tests.tiny import ENCODERS, colour_table, tiny_encoder, tiny_method, tiny_tokenizer, views_of
 from unmask import cli, heads
 from unmask.data import normalise
 from unmask.masking import BlockMask, Mask, SquareMask
-from unmask.methods import SimMIM
+from unmask.methods import BEiT, SimMIM
 from unmask.patches import normalise_locally
 from unmask.runs import load_method, read_log
 
@@ -279,3 +279,40 @@ def test_every_option_trains_from_the_command_line(
         np.save(table, np.random.default_rng(1).random((6, 3)))
         kept = load_method(out).colours.centres
         torch.testing.assert_close(kept, torch.from_numpy(np.random.default_rng(0).random((6, 3))).float())
+
+
+def test_codes_of_a_swin_are_scored_by_what_is_hidden_of_them() -> None:
+    """Four codes a feature; of one that is half hidden half of its error counts."""
+    method = tiny_method("simmim codes", "swin").eval()
+    assert method.head(torch.zeros(1, 4, method.encoder.dim)).shape == (1, 6, 4, 4)
+    codes, prediction = torch.randint(6, (1, 16)), torch.randn(1, 6, 4, 4)
+    error = method.colours.error(prediction, codes)
+    hidden = torch.zeros(1, 16, 16, dtype=torch.bool)
+    hidden[:, :4, :4] = hidden[:, :2, 4:8] = True  # all of the first code, half of the second
+    mask = Mask.of(hidden.flatten(1), (16, 16), 24)
+    expected = (error[0, 0, 0, 0] * 16 + error[0, 0, 0, 1] * 8) / 24
+    torch.testing.assert_close(method.average(error, mask), expected)
+
+
+def test_simmim_on_codes_of_patches_is_beit_with_other_masks() -> None:
+    encoder = tiny_encoder("beit_shared")
+    tokenizer = tiny_tokenizer(encoder)
+    beit = BEiT(encoder, tokenizer=tokenizer).eval()
+    simmim = SimMIM(encoder, target="codes", tokenizer=tokenizer, mask_size=8).eval()
+    simmim.load_state_dict(beit.state_dict(), strict=True)
+    images = torch.randn(2, 3, 64, 64)
+    mask, views = beit.draw(images), views_of(beit, images)
+    losses = [method(**views, mask=mask)["loss"] for method in (beit, simmim)]
+    torch.testing.assert_close(*losses)
+    assert simmim.chance_loss == beit.chance_loss == pytest.approx(math.log(6))
+
+
+def test_codes_need_a_tokenizer_and_it_decides_where_they_lie() -> None:
+    encoder = tiny_encoder("beit_shared")
+    tokenizer = tiny_tokenizer(encoder)
+    with pytest.raises(ValueError, match="unmask tokenizer"):
+        SimMIM(encoder, mask_size=8, target="codes")
+    with pytest.raises(ValueError, match=r"method\.tokenizer needs method\.target=codes"):
+        SimMIM(encoder, mask_size=8, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match=r"method\.target_size needs"):
+        SimMIM(encoder, mask_size=8, target="codes", tokenizer=tokenizer, target_size=32)

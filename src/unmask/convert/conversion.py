@@ -25,7 +25,7 @@ from unmask.export import save_encoder
 from unmask.methods import Method
 from unmask.reading import Checkpoint, read_checkpoint
 from unmask.recipes.base import Recipe
-from unmask.recipes.build import build_encoder, build_method
+from unmask.recipes.build import build_encoder, build_method, with_paths_from
 from unmask.recipes.resolve import parse_value, resolve_recipe
 
 
@@ -37,7 +37,7 @@ class Converted:
         folder: of the run, or of the encoder.
         facts: what the file is: label -> value, for people.
         notes: what the file does not tell and was taken, and other things to know; sentences.
-        complete: whether there are the method's own weights too, and it can reconstruct with them.
+        complete: whether there are the method's own weights too, so that it can reconstruct.
     """
 
     folder: Path
@@ -57,9 +57,10 @@ def convert(
 
     Files of MAE (facebookresearch/mae), SimMIM (microsoft/SimMIM and microsoft/Swin-Transformer), HiViT
     (zhangxiaosong18/hivit) and iTPN (sunsmarterjie/iTPN), from pre-training or fine-tuning; CMAE
-    (ZhichengHuang/CMAE); MILAN (zejiangh/MILAN; its decoder where `method.teacher` is named); encoders of
-    BEiT; CLIP's visual towers; ViT, BEiT, Swin and SwinV2 in timm's names. Sizes are read
-    off the shapes of the weights, and every weight must find its place.
+    (ZhichengHuang/CMAE); MILAN (zejiangh/MILAN); BEiT and BEiT v2 (microsoft/unilm) and CAE (lxtGH/CAE);
+    CLIP's visual towers; ViT, BEiT, Swin and SwinV2 in timm's names. What learned from a teacher or a
+    tokenizer is a whole run where `method.teacher` or `method.tokenizer` is named. Sizes are read off the
+    shapes of the weights, and every weight must find its place.
 
     Args:
         file: what `torch.save` wrote, or safetensors. No code in it is run.
@@ -77,8 +78,9 @@ def convert(
     checkpoint = read_checkpoint(path)
     given = {key: parse_value(value) for key, value in (overrides or {}).items()}
     try:
-        finding = recognise(checkpoint, path.stem, teacher=given.get("method.teacher"))
-        recipe = resolve_recipe(finding.recipe, overrides=given)
+        named = {part: given.get(f"method.{part}") for part in ("teacher", "tokenizer")}
+        finding = recognise(checkpoint, path.stem, **named)
+        recipe = with_paths_from(resolve_recipe(finding.recipe, overrides=given), folder)
         built, pyramid = _build(finding, recipe)
     except ValueError as error:
         raise UserError(f"{path} cannot be converted: {error}") from error
@@ -98,7 +100,7 @@ def convert(
         folder=folder,
         facts=_facts(finding, checkpoint, recipe, encoder),
         notes=(*_guesses(finding, recipe, given), *finding.notes),
-        complete=isinstance(built, Method) and type(built).reconstruct is not Method.reconstruct,
+        complete=finding.complete,
     )
 
 

@@ -22,6 +22,9 @@ PUBLISHED = {
     ("itpn", "HiViT"): "itpn_base_400ep",
     ("itpn_teacher", "HiViT"): "itpn_base_clip_300ep",
     ("simmim", "BEiT"): "simmim_vit_base_800ep",
+    ("beit", "BEiT"): "beit_vit_base_800ep",
+    ("beitv2", "BEiT"): "beitv2_vit_base_1600ep",
+    ("cae", "BEiT"): "cae_vit_base_1600ep",
     ("simmim", "Swin"): "simmim_swin_base_800ep",
     ("simmim", "SwinV2"): "simmim_swinv2_base_800ep",
 }

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from unmask.convert.clip import STATISTICS, clip_visual_name, shape_of_clip
+from unmask.convert.codes import is_beit, is_cae, recognise_beit, recognise_cae
 from unmask.convert.contrast import is_cmae, recognise_cmae
 from unmask.convert.finding import IMAGENET, MASK_TOKEN, Finding, recipe_like
 from unmask.convert.milan import is_milan, recognise_milan
 from unmask.convert.names import encoder_name, mae_name, simmim_name, swin_name
 from unmask.convert.shapes import Shape, count, shape_of
-from unmask.convert.units import UnitFile, unit_file
+from unmask.convert.units import is_units, recognise_units
 from unmask.encoders.clip import PROJECTION, is_clip, tower_of
 from unmask.reading import Checkpoint
 from unmask.recipes.base import Choice
@@ -19,12 +20,15 @@ from unmask.recipes.base import Choice
 HEADS = ("head.", "head_dist.", "lm_head.", "pre_logits.")
 
 
-def recognise(checkpoint: Checkpoint, name: str, *, teacher: str | None = None) -> Finding:
+def recognise(
+    checkpoint: Checkpoint, name: str, *, teacher: str | None = None, tokenizer: str | None = None
+) -> Finding:
     """Say what the weights are.
 
     Args:
         name: of the recipe.
         teacher: that a person named, without which some methods are but their encoders.
+        tokenizer: likewise.
 
     Raises:
         ValueError: nothing that is known; the message says what was seen.
@@ -39,19 +43,22 @@ def recognise(checkpoint: Checkpoint, name: str, *, teacher: str | None = None) 
         return _simmim(checkpoint, name)
     if is_clip(weights):
         return _clip(weights, name)
+    if is_cae(weights):
+        return recognise_cae(checkpoint, name, tokenizer=tokenizer)
     if is_cmae(weights):
         return recognise_cmae(weights, name)
-    units = unit_file(checkpoint)
-    if units is not None:
-        return _units(units, name)
+    if is_units(weights):
+        return recognise_units(checkpoint, name, teacher=teacher)
     shape = shape_of(weights)
     if shape is None:
         seen = ", ".join(list(weights)[:6])
         raise ValueError(
             f"its {len(weights)} tensors are named like {seen}. Known are the pre-training and fine-tuning "
-            "files of MAE, SimMIM, MILAN, CMAE, HiViT, iTPN and Fast-iTPN, the encoder of BEiT, CLIP with a "
+            "files of MAE, SimMIM, BEiT, BEiT v2, CAE, MILAN, CMAE, HiViT, iTPN and Fast-iTPN, CLIP with a "
             "ViT, and ViT, BEiT, Swin and SwinV2 in timm's names"
         )
+    if is_beit(weights):
+        return recognise_beit(weights, shape, name, tokenizer=tokenizer)
     if is_milan(weights):
         return recognise_milan(weights, shape, name, teacher=teacher)
     if any(key.startswith("decoder_") for key in weights):
@@ -140,12 +147,9 @@ def _encoder(weights: Mapping[str, Tensor], shape: Shape, name: str) -> Finding:
     )
     left_out = [head.rstrip(".") for head in HEADS if any(key.startswith(head) for key in weights)]
     classifier = " of a classifier" if "head" in left_out else ""
-    kind = (
-        "BEiT pre-training, encoder only" if "lm_head" in left_out else f"{shape.family} encoder{classifier}"
-    )
     method = Choice(name="mae" if shape.family == "ViT" else "simmim")
     return Finding(
-        title=kind,
+        title=f"{shape.family} encoder{classifier}",
         family=shape.family,
         recipe=recipe_like(name, method, shape),
         complete=False,
@@ -154,23 +158,6 @@ def _encoder(weights: Mapping[str, Tensor], shape: Shape, name: str) -> Finding:
         guessed=shape.guessed,
         left_out=(*left_out, *(name for name in (MASK_TOKEN,) if name in weights)),
         notes=tuple(notes),
-    )
-
-
-def _units(found: UnitFile, name: str) -> Finding:
-    """Of HiViT, iTPN and Fast-iTPN."""
-    known = found.complete or found.method.name == "itpn_teacher"  # of what their images were normalised by
-    return Finding(
-        title=found.title,
-        family=found.shape.family,
-        recipe=recipe_like(name, found.method, found.shape),
-        complete=found.complete,
-        weights=found.weights,
-        rename=found.rename,
-        guessed=found.guessed,
-        pyramid=found.pyramid,
-        left_out=found.left_out,
-        notes=found.notes if known else (IMAGENET, *found.notes),
     )
 
 

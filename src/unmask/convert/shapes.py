@@ -107,13 +107,7 @@ def _vit(weights: Weights) -> Shape:
         own["class_token"] = False
     positions = weights["pos_embed"]
     side = side_of(positions.shape[1] - prefix, "its position table")
-    if own["embed_dim"] % 4 == 0 and any(
-        torch.allclose(positions.float(), table, rtol=0, atol=1e-5)
-        for table in (
-            sincos_table((side, side), own["embed_dim"], prefix=prefix, first=first)
-            for first in ("column", "row")
-        )
-    ):
+    if _is_sincos(positions, side, prefix=prefix):
         own |= {"position": "sincos", "init": "mae"}
     image_size = (side * own["patch_size"],) * 2
     encoder = nearest(_VITS, own)
@@ -141,11 +135,24 @@ def _beit(weights: Weights) -> Shape:
         "use_rel_pos_bias": each in weights,
         "use_shared_rel_pos_bias": shared in weights,
     }
+    if table is None and _is_sincos(weights["pos_embed"], side, prefix=1):
+        own |= {"position": "sincos", "init": "cae"}
     image_size = (side * own["patch_size"],) * 2
     encoder = nearest(_BEITS, own)
     return Shape(
         encoder=encoder, family="BEiT", image_size=image_size, channels=_channels(weights), guessed=guessed
     )
+
+
+def _is_sincos(positions: Tensor, side: int, *, prefix: int) -> bool:
+    """Whether a table of positions is a fixed one, of which there are two orders."""
+    width = positions.shape[-1]
+    tables = (
+        sincos_table((side, side), width, prefix=prefix, first=first)
+        for first in ("column", "row")
+        if width % 4 == 0
+    )
+    return any(torch.allclose(positions.float(), table, rtol=0, atol=1e-5) for table in tables)
 
 
 def _transformer(weights: Weights) -> tuple[dict[str, Any], dict[str, str]]:

@@ -1,15 +1,13 @@
 """Official files of HiViT, iTPN and Fast-iTPN: what they are, and the architecture behind them."""
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from unmask.convert.finding import IMAGENET, Finding, recipe_like
 from unmask.convert.names_itpn import (
     fast_itpn_name,
-    hivit_name,
     itpn_name,
     itpn_teacher_name,
     mae_hivit_name,
@@ -17,6 +15,7 @@ from unmask.convert.names_itpn import (
 from unmask.convert.shapes import Shape, Weights, count, nearest, side_of
 from unmask.reading import Checkpoint
 from unmask.recipes.base import Choice
+from unmask.recipes.itpn_teacher import BASE
 
 _WIDTHS = {384: 6, 512: 8, 768: 12}  # heads of the published sizes
 _HIVITS: dict[str, dict[str, Any]] = {
@@ -46,7 +45,7 @@ _FASTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 _PYRAMID = ("align_dim_", "split_", "block_", "fpn_modules.")
-_HEADS = ("head.", "fc_norm.", "norm.")  # of classifiers: the last two act behind the pooling
+_HEADS = ("head.", "fc_norm.", "norm.", "mask_token")  # norms of classifiers act behind the pooling
 _TEACHER_HEADS = (
     "mask_token",
     "lm_head.",
@@ -61,54 +60,36 @@ _NO_NORM = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class UnitFile:
-    """What a file of these families is taken for.
+def is_units(weights: Weights) -> bool:
+    """Whether they are of HiViT, iTPN or Fast-iTPN, by their official names."""
+    return _is_fast(weights) or {"absolute_pos_embed", "blocks.0.norm2.weight"} <= weights.keys()
 
-    Attributes:
-        title: the file in a few words.
-        shape: of the backbone.
-        method: with its options, as far as the file tells.
-        complete: whether the method's own weights are there too.
-        weights: those that are converted.
-        rename: official name -> ours.
-        pyramid: what builds the pyramid, where the backbone comes with one but without its method.
-        left_out: parts of the file that nothing here needs.
-        guessed: setting -> why, of what the weights do not tell.
-        notes: what else a person should know; sentences.
+
+def recognise_units(checkpoint: Checkpoint, name: str, *, teacher: str | None) -> Finding:
     """
-
-    title: str
-    shape: Shape
-    method: Choice
-    complete: bool
-    weights: Mapping[str, Tensor]
-    rename: Callable[[str], str]
-    pyramid: Mapping[str, Any] | None = None
-    left_out: tuple[str, ...] = ()
-    guessed: Mapping[str, str]
-    notes: tuple[str, ...] = ()
-
-
-def unit_file(checkpoint: Checkpoint) -> UnitFile | None:
-    """What a file of HiViT, iTPN or Fast-iTPN is; None of other families.
-
     Raises:
         ValueError: parts are missing.
     """
     weights = checkpoint.weights
-    fast = "blocks.0.mlp.ffn_ln.weight" in weights
-    if not fast and not {"absolute_pos_embed", "blocks.0.norm2.weight"} <= weights.keys():
-        return None
-    shape = _shape(weights, fast=fast)
+    shape = shape_of_units(weights)
     if "decoder_pred.weight" in weights:
-        return _pixels(checkpoint, shape)
+        return _pixels(checkpoint, shape, name)
     if "lm_head.weight" in weights:
-        return _taught(weights, shape)
-    return _backbone(weights, shape, rename=fast_itpn_name if fast else hivit_name)
+        return _taught(weights, shape, name, teacher=teacher)
+    return _backbone(weights, shape, name)
 
 
-def _shape(weights: Weights, *, fast: bool) -> Shape:
+def _is_fast(weights: Weights) -> bool:
+    return "blocks.0.mlp.ffn_ln.weight" in weights
+
+
+def shape_of_units(weights: Weights) -> Shape:
+    """The backbone as an encoder.
+
+    Raises:
+        ValueError: it is none of these, or for no square image.
+    """
+    fast = _is_fast(weights)
     merges = sorted(int(found[1]) for found in map(_MERGE.match, weights) if found)
     if len(merges) != 2:
         raise ValueError(f"it looks like a HiViT's, but joins patches {len(merges)} times instead of twice")
@@ -144,7 +125,7 @@ def _shape(weights: Weights, *, fast: bool) -> Shape:
 _MERGE = re.compile(r"blocks\.(\d+)\.reduction\.weight$")
 
 
-def _pixels(checkpoint: Checkpoint, shape: Shape) -> UnitFile:
+def _pixels(checkpoint: Checkpoint, shape: Shape, name: str) -> Finding:
     """Pre-training on pixels: iTPN's, or MAE's of HiViT, which has no pyramid."""
     weights, pyramid = checkpoint.weights, _pyramid(checkpoint.weights)
     width = weights["decoder_pred.weight"].shape[1]
@@ -165,10 +146,10 @@ def _pixels(checkpoint: Checkpoint, shape: Shape) -> UnitFile:
         own = {"pyramid_dim": pyramid["width"], "pyramid_depth": pyramid["depth"]}
         method = Choice(name="itpn", **options, **own, feature_weight=0.0, shifted_positions=True)
         title = "iTPN pre-training on pixels: encoder, pyramid and decoder"
-    return UnitFile(
+    return Finding(
         title=title,
-        shape=shape,
-        method=method,
+        family=shape.family,
+        recipe=recipe_like(name, method, shape),
         complete=True,
         weights=weights,
         rename=mae_hivit_name if pyramid is None else itpn_name,
@@ -176,40 +157,63 @@ def _pixels(checkpoint: Checkpoint, shape: Shape) -> UnitFile:
     )
 
 
-def _taught(weights: Weights, shape: Shape) -> UnitFile:
-    """iTPN with CLIP as a teacher; the file does not hold the teacher, so the heads are of no use."""
-    kept = {name: tensor for name, tensor in weights.items() if not name.startswith(_TEACHER_HEADS)}
-    return UnitFile(
-        title="iTPN pre-training with a teacher, encoder and pyramid",
-        shape=shape,
-        method=Choice(name="itpn_teacher", teacher="open_clip:ViT-B-16/openai@proj"),
-        complete=False,
-        weights=kept,
+def _taught(weights: Weights, shape: Shape, name: str, *, teacher: str | None) -> Finding:
+    """iTPN with CLIP as a teacher; the heads are of use beside the teacher, which is not in the file."""
+    pyramid = _pyramid(weights)
+    if pyramid is None:
+        raise ValueError("it looks like iTPN's pre-training with a teacher, but has no pyramid")
+    method = Choice(
+        name="itpn_teacher",
+        teacher=teacher or BASE,
+        pyramid_dim=pyramid["width"],
+        pyramid_depth=pyramid["depth"],
+        auxiliary_depth=count(weights, "cls_pt_layers."),
+        official_masks=True,
+        leaking_laterals=True,
+        squeezed_range=True,
+    )
+    whole = teacher is not None
+    advice = (
+        "The heads are of use beside the teacher that they were trained with only. To go on with the "
+        f"pre-training, name that too: method.teacher={BASE}"
+    )
+    parts = "encoder, pyramid and heads" if whole else "encoder and pyramid"
+    return Finding(
+        title=f"iTPN pre-training with a teacher: {parts}",
+        family=shape.family,
+        recipe=recipe_like(name, method, shape),
+        complete=whole,
+        weights=weights if whole else _without(weights, _TEACHER_HEADS),
         rename=itpn_teacher_name,
-        pyramid=_pyramid(weights),
-        left_out=_named(weights, _TEACHER_HEADS),
+        pyramid=None if whole else pyramid,
+        kept=("teacher.",) if whole else (),
+        left_out=() if whole else _named(weights, _TEACHER_HEADS),
         guessed={**shape.guessed, "data.mean": "the released pre-training has it", "data.std": "likewise"},
-        notes=("The teacher is not in the file, so nothing can go on learning from it.",),
+        notes=() if whole else (advice,),
     )
 
 
-def _backbone(weights: Weights, shape: Shape, *, rename: Callable[[str], str]) -> UnitFile:
+def _backbone(weights: Weights, shape: Shape, name: str) -> Finding:
     """A classifier, or a backbone alone; where a pyramid is there too, it is kept."""
     pyramid, left_out = _pyramid(weights), _named(weights, _HEADS)
-    kept = {name: tensor for name, tensor in weights.items() if not name.startswith(_HEADS)}
     title = f"{shape.family} encoder" + (" of a classifier" if "head" in left_out else "")
-    return UnitFile(
+    return Finding(
         title=title + (" and pyramid" if pyramid else ""),
-        shape=shape,
-        method=Choice(name="mae"),
+        family=shape.family,
+        recipe=recipe_like(name, Choice(name="mae"), shape),
         complete=False,
-        weights=kept,
-        rename=rename if pyramid is None else itpn_teacher_name,
+        weights=_without(weights, _HEADS),
+        rename=fast_itpn_name if _is_fast(weights) else itpn_teacher_name,
         pyramid=pyramid,
         left_out=left_out,
         guessed=shape.guessed,
-        notes=(_NO_NORM,) if {"fc_norm", "norm"} & set(left_out) else (),
+        notes=(IMAGENET, _NO_NORM) if {"fc_norm", "norm"} & set(left_out) else (IMAGENET,),
     )
+
+
+def _without(weights: Weights, parts: tuple[str, ...]) -> dict[str, Tensor]:
+    """All but those whose names begin so."""
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(parts)}
 
 
 def _pyramid(weights: Weights) -> dict[str, Any] | None:

@@ -122,8 +122,8 @@ def create_encoder(
     if type(model) is not family or not isinstance(model.patch_embed, PatchEmbed):
         raise UserError(
             f"{name} cannot be masked patch by patch: it is a {type(model).__name__} with a "
-            f"{type(model.patch_embed).__name__} stem. Use a plain ViT, BEiT, EVA, Swin, SwinV2, HiViT or "
-            "Fast-iTPN."
+            f"{type(model.patch_embed).__name__} stem. Use a plain ViT, BEiT, EVA, Swin, SwinV2, HiViT, "
+            "Fast-iTPN or RevCol."
         )
     architecture = {"model_name": name.split(".")[0], **arguments}
     # Published weights bring their own positions and values.
@@ -149,7 +149,7 @@ def _family(name: str) -> type[nn.Module]:
     if module not in _MODULES:
         raise UserError(
             f"{name} is a timm model of a family ({module}) that cannot be masked. Use a plain ViT, "
-            "BEiT, EVA, Swin, SwinV2, HiViT or Fast-iTPN model; `unmask list encoders` shows them."
+            "BEiT, EVA, Swin, SwinV2, HiViT, Fast-iTPN or RevCol model; `unmask list encoders` shows them."
         )
     return _MODULES[module]
 

@@ -76,7 +76,7 @@ class Column(nn.Module):
     def factor(self, place: int) -> Tensor:
         """The factor of a level, at least `SMALLEST_FACTOR` in size; a gradient passes the bound."""
         gamma = self.gammas[place]
-        bounded = torch.copysign(gamma.abs().clamp(min=SMALLEST_FACTOR), gamma)
+        bounded = torch.where(gamma < 0, -1.0, 1.0) * gamma.abs().clamp(min=SMALLEST_FACTOR)
         return gamma + (bounded - gamma).detach()
 
     def forward(

@@ -175,21 +175,18 @@ class RevCol(nn.Module):
         """The maps of all scales after every column, see `run_columns`."""
         return run_columns(list(self.columns), stem, saver=saver)
 
-    def forward_features(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        """The coarsest map of the last column; there is no norm before pooling."""
+    def forward_features(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+        """The coarsest map of the last column, channels last; there is no norm before pooling."""
         return self.forward_intermediates(x)[0]
 
     def forward_intermediates(self, x: Float[Tensor, "B C H W"]) -> tuple[Tensor, list[Tensor]]:
-        """The coarsest map, and all maps [B, C, h, w] of the last column, finest first."""
+        """Features, and all maps [B, D, h, w] of the last column, finest first."""
         *_, maps = self.states(self.stem(x), self.saver)
-        return maps[-1], list(maps)
+        return rearrange(maps[-1], "b d h w -> b h w d"), list(maps)
 
-    def forward_head(self, x: Float[Tensor, "B D h w"], pre_logits: bool = False) -> Tensor:
+    def forward_head(self, x: Float[Tensor, "B h w D"], pre_logits: bool = False) -> Tensor:
         """Class scores, or the pooled and normalised features."""
-        if self.global_pool == "avg":
-            x = self.fc_norm(x.mean((2, 3)))
-        else:
-            x = rearrange(self.fc_norm(rearrange(x, "b d h w -> b h w d")), "b h w d -> b d h w")
+        x = self.fc_norm(x.mean((1, 2)) if self.global_pool == "avg" else x)
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Tensor:

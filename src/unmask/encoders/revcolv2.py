@@ -149,7 +149,8 @@ class RevColViT(nn.Module):
         """Fixed positions of the patches of the present image size."""
         self.grid = self.patch_embed.grid_size
         table = sincos_table(self.grid, self.embed_dim)
-        self.register_buffer("pos_embed", table.to(self.patch_embed.proj.weight.device), persistent=False)
+        # Saved with the weights: libraries that build a model without memory fill in what the file holds.
+        self.register_buffer("pos_embed", table.to(self.patch_embed.proj.weight.device))
 
     @property
     def saver(self) -> MemorySaver | None:
@@ -277,7 +278,7 @@ def revcolv2_small_patch16_224(pretrained: bool = False, **options: Any) -> RevC
 
 
 def revcolv2_base_patch16_224(pretrained: bool = False, **options: Any) -> RevColViT:
-    """For RevColV2-B, whose 88 M parameters are known and whose shape is not: 86.5 M parameters."""
+    """For RevColV2-B, of 88 M parameters (recalled, unverified) and unknown shape: 86.5 M parameters."""
     sizes = {"embed_dim": 640, "num_heads": 10}
     return _build("revcolv2_base_patch16_224", pretrained, sizes, options)
 

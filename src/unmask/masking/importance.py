@@ -53,7 +53,7 @@ class WeighableMask(Mask):
 @dataclass(frozen=True, kw_only=True)
 class ImportanceMask:
     """Patches that stay visible with unequal chances, of which `WeighableMask.weighed` is told; the same
-    number in every image (MILAN, section 3.3).
+    number in every image (MILAN).
 
     Attributes:
         ratio: share of patches to hide.

@@ -23,11 +23,12 @@ Differences from the official code:
 from jaxtyping import Float
 from torch import Tensor
 
-from unmask.encoders.base import Encoder
+from unmask.encoders.base import Encoder, require_busy
 from unmask.encoders.initialise import mask_token
 from unmask.heads import CodeHead
 from unmask.masking import BlockMask, Mask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.tokenizers.base import Tokenizer
 from unmask.tokenizers.codes import Codes, score_codes
 
@@ -45,6 +46,16 @@ class BEiT(Method):
         std: likewise.
     """
 
+    card = Card(
+        title="BEiT",
+        target="codes of DALL-E's dVAE, or of another tokenizer",
+        normalisation="the most probable code",
+        student="a token for each hidden patch (ViT)",
+        head="one matrix",
+        loss="cross-entropy, hidden patches",
+        masking="blocks of patches, 38 %",
+    )
+
     def __init__(
         self,
         encoder: Encoder,
@@ -57,7 +68,7 @@ class BEiT(Method):
         std: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = require_busy(encoder, by="BEiT")
         self.masking = BlockMask(ratio=mask_ratio, min_block=min_block, official=official_masks)
         self.masking.check(encoder.grid)
         self.codes = Codes.per_patch(tokenizer, encoder, by="BEiT", mean=mean, std=std)

@@ -35,6 +35,7 @@ from unmask.encoders.vit import BeitEncoder, ViTEncoder
 from unmask.heads import CodeHead
 from unmask.masking import BlockMask, Mask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.tokenizers.base import Tokenizer
 from unmask.tokenizers.codes import Codes, score_codes
 
@@ -57,6 +58,16 @@ class BEiTv2(Method):
         mean: of pixels in [0, 1], a channel, that images are normalised with; None is ImageNet's.
         std: likewise.
     """
+
+    card = Card(
+        title="BEiT v2",
+        target="codes of VQ-KD, a tokenizer that is taught by CLIP",
+        normalisation="the nearest code",
+        student="a token for each hidden patch (ViT)",
+        head="one matrix; again behind 2 blocks that get the class token of the last layer",
+        loss="cross-entropy twice, hidden patches",
+        masking="blocks of patches, 38 %",
+    )
 
     def __init__(
         self,

@@ -26,10 +26,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unmask.encoders.base import Encoder, require_dropping
+from unmask.encoders.base import Encoder, require_busy, require_dropping
 from unmask.encoders.initialise import xavier_linear
 from unmask.masking import BlockMask, Mask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.regressor import LatentDecoder, LatentRegressor
 from unmask.targets.average import MovingAverage, evaluated
 from unmask.tokenizers.base import Tokenizer
@@ -55,6 +56,16 @@ class CAE(Method):
         std: likewise.
     """
 
+    card = Card(
+        title="CAE",
+        target="codes of DALL-E's dVAE; the encoder's own features of the hidden patches",
+        normalisation="the most probable code; none",
+        student="visible patches only (ViT)",
+        head="regressor of 4 cross-attention blocks, then a decoder of 4 blocks",
+        loss="cross-entropy + 2 x L2 of the features, hidden patches",
+        masking="blocks of patches, 50 %",
+    )
+
     def __init__(
         self,
         encoder: Encoder,
@@ -75,7 +86,7 @@ class CAE(Method):
         super().__init__()
         if align_weight < 0:
             raise ValueError(f"align_weight must not be negative, not {align_weight}")
-        self.encoder = require_dropping(encoder, by="CAE")
+        self.encoder = require_dropping(require_busy(encoder, by="CAE"), by="CAE")
         self.masking = BlockMask(ratio=mask_ratio, min_block=min_block)
         self.masking.check(encoder.grid)
         self.codes = Codes.per_patch(tokenizer, encoder, by="CAE", mean=mean, std=std)

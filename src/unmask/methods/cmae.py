@@ -37,6 +37,7 @@ from unmask.encoders.base import Encoder, Features, require_dropping
 from unmask.encoders.initialise import xavier_linear
 from unmask.masking import Mask, RandomMask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.processes import gathered
 from unmask.targets.average import MovingAverage
 from unmask.targets.patches import PatchPixels
@@ -70,6 +71,16 @@ class CMAE(Method):
         queue: keys of earlier batches that images are also told from (MoCo); 0 is none.
         rounding: how many squares a ratio is; "mae_official" is the official code's floating-point floor.
     """
+
+    card = Card(
+        title="CMAE",
+        target="pixels, and the image's projection by an EMA of the encoder, of a shifted view",
+        normalisation="mean and deviation of each patch; length 1",
+        student="visible patches only (ViT, HiViT)",
+        head="Transformer, 8 blocks of width 512; of features 2 blocks and two MLPs",
+        loss="L2, hidden patches, + InfoNCE, images of the batch",
+        masking="random squares of 32 pixels, 65 %",
+    )
 
     queue: Float[Tensor, "Q P"]
 

@@ -74,7 +74,7 @@ class MILAN(Method):
         *,
         teacher: Teacher,
         mask_ratio: float = 0.75,  # official code
-        sampling: Literal["attention", "random"] | None = None,  # section 3.3: attention
+        sampling: Literal["attention", "random"] | None = None,  # paper: attention
         decoder_dim: int = 512,  # official code
         decoder_depth: int = 8,  # official code
         decoder_heads: int = 16,  # official code
@@ -135,7 +135,7 @@ class MILAN(Method):
     def predict_features(
         self, images: Float[Tensor, "B C H W"], teacher_images: Float[Tensor, "B C h w"], *, mask: Mask
     ) -> tuple[Float[Tensor, "B N E"], Float[Tensor, "B N E"]]:
-        """Of the patches; both have length 1."""
+        """Of the patches; both have length 1. The mask is used as it is shown, not weighed."""
         decoded = self.decoder(self.encoder.visible(images, mask), mask)
         prediction = self.head(decoded[:, self.decoder.prefix :]).float()
         return F.normalize(prediction, dim=-1), F.normalize(self.teacher(teacher_images).patches, dim=-1)

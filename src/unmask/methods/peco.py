@@ -20,11 +20,12 @@ same number of patches.
 from jaxtyping import Float
 from torch import Tensor
 
-from unmask.encoders.base import Encoder
+from unmask.encoders.base import Encoder, require_busy
 from unmask.encoders.initialise import mask_token
 from unmask.heads import CodeHead
 from unmask.masking import BlockMask, Mask
 from unmask.methods.base import Method
+from unmask.methods.card import Card
 from unmask.tokenizers.base import Tokenizer
 from unmask.tokenizers.codes import Codes, score_codes
 
@@ -41,6 +42,16 @@ class PeCo(Method):
         std: likewise.
     """
 
+    card = Card(
+        title="PeCo",
+        target="codes of a VQ-VAE with a perceptual loss",
+        normalisation="the nearest code",
+        student="a token for each hidden patch (ViT)",
+        head="one matrix",
+        loss="cross-entropy, hidden patches",
+        masking="blocks of patches, 38 %",
+    )
+
     def __init__(
         self,
         encoder: Encoder,
@@ -52,7 +63,7 @@ class PeCo(Method):
         std: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = require_busy(encoder, by="PeCo")
         self.masking = BlockMask(ratio=mask_ratio, min_block=min_block)
         self.masking.check(encoder.grid)
         self.codes = Codes.per_patch(tokenizer, encoder, by="PeCo", mean=mean, std=std)
