@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from unmask.codes.statistics import CodeUse
+from unmask.codes.statistics import CodeCount
 from unmask.health import verdict
 from unmask.runs import Log
 
@@ -13,7 +13,7 @@ GOOD = {"tokenizer": 0.01, "mean colour": 0.08, "mean colour of every place": 0.
 
 
 def log_of(codes: torch.Tensor, vocabulary: int, errors: dict[str, float], *, step: int = 1000) -> Log:
-    use = CodeUse(vocabulary)
+    use = CodeCount(vocabulary)
     use.add(codes)
     facts: dict[str, Any] = {"codes": use.facts(), "reconstruction": errors, "images": len(codes)}
     start, probe = {"event": "start", "step": 0, "steps": 1000}, {"event": "probe", "step": step, **facts}
@@ -66,7 +66,7 @@ def test_pictures_no_better_than_one_colour_are_told() -> None:
 
 
 def test_use_has_closed_forms() -> None:
-    use = CodeUse(4)
+    use = CodeCount(4)
     use.add(torch.tensor([[0, 0, 1], [0, 0, 1]]))
     share = torch.tensor([2 / 3, 1 / 3])
     assert use.perplexity == pytest.approx(float((-(share * share.log()).sum()).exp()))

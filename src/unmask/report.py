@@ -145,7 +145,8 @@ def _probe_charts(log: Log) -> list[dict[str, Any]]:
         charts.append({"title": "Effective rank", "note": note, "svg": Markup(svg)})
     used = {"in use": curve("used", "codes"), "perplexity": curve("perplexity", "codes")}
     if len(used["in use"]) > 1:
-        note = f"Of {found[-1]['codes']['vocabulary']:,}, at {found[-1]['codes']['places']:,} places."
+        codes = next(probe["codes"] for probe in reversed(found) if "codes" in probe)
+        note = f"Of {codes['vocabulary']:,}, at {codes['places']:,} places."
         svg = curves_chart(used, name="Codes over steps", percent=False)
         charts.append({"title": "Codes", "note": note, "svg": Markup(svg)})
     return charts

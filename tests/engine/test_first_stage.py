@@ -8,10 +8,18 @@ import torch
 
 from tests.engine.tiny import events, lines, pictures, same, training, weights
 from tests.engine.workshop import guess_run, register, tokenizer_run
+from unmask.data import open_source
 from unmask.engine import pretrain as engine
+from unmask.engine.machine import Machine
 from unmask.engine.pretrain import pretrain
 from unmask.engine.run import FIRST_STAGE
+from unmask.engine.settle import settle
+from unmask.engine.setup import prepare
 from unmask.errors import UserError
+from unmask.masks import masks
+from unmask.recipes.base import Choice
+from unmask.recipes.resolve import resolve_recipe
+from unmask.recipes.stages import stand_ins
 from unmask.recipes.trained import load_tokenizer
 from unmask.runs import load_method, read_plan, read_recipe
 
@@ -140,3 +148,15 @@ def test_what_does_not_fit_is_said_before_anything_is_trained(data: Path, tmp_pa
         tokenizer_run(data, tmp_path / "new", overrides={"tokenizer.vocabulry": 8})
     with pytest.raises(UserError, match="is a tokenizer: `unmask tokenizer nearest`"):
         pretrain("nearest", data=data, out=tmp_path / "new", progress=False)
+
+
+def test_masks_and_speed_can_be_looked_at_without_a_tokenizer(data: Path, tmp_path: Path) -> None:
+    recipe = resolve_recipe("guess", images=50, steps=2, batch_size=8)
+    parts = stand_ins(recipe, images=50)
+    assert parts["tokenizer"].grid == (4, 4)
+    machine = Machine(device="cpu", precision="fp32", workers=0, compile=None, checkpointing=False)
+    job = prepare(settle(recipe, open_source(data)), open_source(data), tmp_path, machine, parts=parts)
+    assert job.learner.tokenizer is parts["tokenizer"]  # type: ignore[comparison-overlap]
+    assert masks("guess", count=2).own is not None
+    named = recipe.model_copy(update={"method": Choice(name="guess", tokenizer="runs/tok")})
+    assert stand_ins(named) == {}

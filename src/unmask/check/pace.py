@@ -20,6 +20,7 @@ from unmask.engine.optim import total_steps
 from unmask.engine.pretrain import update
 from unmask.engine.setup import Job, prepare
 from unmask.recipes.base import Recipe
+from unmask.recipes.stages import stand_ins
 
 SECONDS = 4.0  # that each measurement lasts, at least
 FEWEST = 3  # steps in each
@@ -104,7 +105,8 @@ def _job(recipe: Recipe, source: Source, machine: Machine, size: int) -> Job:
     changes = {"batch_size": size, "lr": recipe.optim.peak_lr}
     changes |= {} if size == recipe.optim.batch_size else {"accumulate": 1}
     optim = recipe.optim.model_copy(update=changes)
-    return prepare(recipe.model_copy(update={"optim": optim}), source, Path(), machine)
+    changed = recipe.model_copy(update={"optim": optim})
+    return prepare(changed, source, Path(), machine, parts=stand_ins(recipe, images=len(source)))
 
 
 def _measurable(recipe: Recipe, source: Source, machine: Machine, whole: int) -> tuple[int, bool]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unmask.codes.sampling import Reservoir
-from unmask.codes.statistics import CodeUse
+from unmask.codes.statistics import CodeCount
 from unmask.data import EvaluationLoader, Source, Subset, open_source
 from unmask.data.arrays import Bits
 from unmask.data.views import as_fractions
@@ -44,7 +44,7 @@ class Sample:
         first: rank of the first chosen code, from 1.
     """
 
-    use: CodeUse
+    use: CodeCount
     codes: list[int]
     tiles: list[list[Shaped[Tensor, "C h w"]]]
     images: int
@@ -129,7 +129,7 @@ def sample_places(
     Raises:
         UserError: no image can be read, or the page is behind the last.
     """
-    use = CodeUse(tokenizer.vocabulary)
+    use = CodeCount(tokenizer.vocabulary)
     reservoir = Reservoir(tokenizer.vocabulary, patches, torch.Generator().manual_seed(seed))
     device = next(tokenizer.parameters()).device
     loader = _loader(tokenizer, source, bits, batch_size, workers)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmask.codes.statistics import CodeUse
+from unmask.codes.statistics import CodeCount
 from unmask.data import EvaluationLoader, Source, open_splits
 from unmask.data.views import as_fractions, normalise
 from unmask.engine.files import write_text
@@ -122,9 +122,9 @@ def extractors_of(tokenizer: Tokenizer) -> dict[str, Extractor]:
 @torch.inference_mode()
 def _looked_at(
     tokenizer: Tokenizer, loader: EvaluationLoader, classifier: str | None, classes: int, *, device: str
-) -> tuple[CodeUse, Mapping[str, Any] | None]:
+) -> tuple[CodeCount, Mapping[str, Any] | None]:
     """How the codes of images are used, and what a classifier says of what they decode to."""
-    use = CodeUse(tokenizer.vocabulary)
+    use = CodeCount(tokenizer.vocabulary)
     asked = None if classifier is None or tokenizer.channels != 3 else _classifier(classifier)
     network = None if asked is None else asked[0].to(device).eval()
     same, right, wrong_size, seen = 0, [0, 0], False, 0

@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Int, Int64
 from torch import Tensor
 
+from unmask.tokenizers.use import perplexity
 
-class CodeUse:
+
+class CodeCount:
     """Counts codes, batch by batch.
 
     Args:
@@ -48,10 +50,7 @@ class CodeUse:
     def perplexity(self) -> float:
         """exp of the entropy of how often the codes are used: the number of equally frequent codes that would
         say as much."""
-        if not self.places:
-            return 0.0
-        share = self.counts.double() / self.places
-        return float(torch.special.entr(share).sum().exp())
+        return float(perplexity(self.counts.double()))
 
     @property
     def largest(self) -> float:

@@ -13,7 +13,8 @@ from unmask.engine.run import FIRST_STAGE, Run, continued, require_apart, saved_
 from unmask.errors import UserError
 from unmask.recipes.base import Choice, Plan, Recipe, TokenizerRecipe
 from unmask.recipes.build import build_method, usable_tokenizer
-from unmask.recipes.resolve import resolve_tokenizer, tokenizer_for
+from unmask.recipes.resolve import resolve_tokenizer
+from unmask.recipes.stages import tokenizer_for
 from unmask.runs import location
 
 

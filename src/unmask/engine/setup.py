@@ -1,6 +1,7 @@
 """Everything that a run needs, checked and built before a file is written."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,10 +123,19 @@ class Job:
         return self.recipe.checkpoint.pictures or max(1, self.total // STRIPS)
 
 
-def prepare(recipe: Plan, source: Source, folder: Path, machine: Machine, *, resumed: bool = False) -> Job:
+def prepare(
+    recipe: Plan,
+    source: Source,
+    folder: Path,
+    machine: Machine,
+    *,
+    resumed: bool = False,
+    parts: Mapping[str, object] | None = None,
+) -> Job:
     """Build all parts of a run; writes nothing.
 
     Args:
+        parts: as for `build_method`.
         resumed: the run in `folder` goes on; "auto" precision and compilation None are then what it had.
 
     Raises:
@@ -137,7 +147,7 @@ def prepare(recipe: Plan, source: Source, folder: Path, machine: Machine, *, res
     before = read_json(folder / "environment.json") if resumed else {}
     inputs = kind.inputs(recipe, folder)
     require_unchanged_inputs(before.get("inputs", {}), inputs)
-    learner = kind.build(recipe, folder, checkpointing=machine.checkpointing)
+    learner = kind.build(recipe, folder, checkpointing=machine.checkpointing, parts=parts)
     keeps = machine.precision == "auto" and before.get("device") == device
     precision = choose_precision(
         before["precision"] if keeps else machine.precision, device, kind.width(learner)

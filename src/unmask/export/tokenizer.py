@@ -30,7 +30,7 @@ def save_tokenizer(
         folder: made if it is missing; files of the same names are replaced.
         choice: name and options that it was built from.
         bits: of a channel of the images.
-        use: how the codes are used, see `CodeUse.facts`; None if it was not measured.
+        use: how the codes are used, see `CodeCount.facts`; None if it was not measured.
         made_by: provenance, plain data: recipe, version, step, of how many steps.
     """
     path, unneeded = folder / file, tokenizer.training_only

@@ -17,6 +17,7 @@ from unmask.masks.strategies import STRATEGIES, Distance, Own, distances, draw
 from unmask.recipes.base import Data
 from unmask.recipes.build import build_method
 from unmask.recipes.resolve import resolve_recipe
+from unmask.recipes.stages import stand_ins
 from unmask.visualize import read_picture
 
 IMAGE_SIZE = 192, 192  # pixels; where SimMIM's study was made
@@ -99,7 +100,7 @@ def _own(
     """The masks of a method as a recipe has it."""
     recipe = resolve_recipe(name, image_size=image_size, overrides=overrides)
     with torch.random.fork_rng(devices=[]):
-        method = build_method(recipe)
+        method = build_method(recipe, parts=stand_ins(recipe))
     encoder = method.encoder
     drawn = draw(method.masking, encoder.grid, max(count, SAMPLES), seed)
     each = average_distance(drawn, encoder.patch_size)

@@ -17,12 +17,14 @@ from unmask.recipes import (
     RECIPES,
     SMALL,
     TOKENIZER_DEFAULTS,
-    TOKENIZER_OF,
     TOKENIZER_RECIPES,
     TOKENIZER_SMALL,
 )
 from unmask.recipes.base import AnyPlan, Choice, Plan, Recipe, TokenizerRecipe, explain, read_plan
-from unmask.recipes.build import build_encoder, code_grid, options_of, usable_tokenizer, with_defaults
+from unmask.recipes.build import (
+    options_of,
+    with_defaults,
+)
 from unmask.tokenizers import TOKENIZERS
 
 FEW_IMAGES = 20_000  # fewer of them get the method's recipe for small data
@@ -122,19 +124,6 @@ def resolve_tokenizer(
     if epochs is not None and not is_default:
         _stretch(data, recipe, epochs)
     return _changed(recipe, data, changes, epochs=epochs, seed=seed)
-
-
-def tokenizer_for(
-    recipe: Recipe, *, images: int, epochs: int | None = None, steps: int | None = None
-) -> TokenizerRecipe:
-    """The tokenizer that is trained for a method where none is named: the default on the same images, with a
-    code for every patch of the encoder."""
-    name = TOKENIZER_OF.get(recipe.method.name, next(iter(TOKENIZER_DEFAULTS)))
-    grid = code_grid(build_encoder(recipe))
-    kept: dict[str, Any] = {"images": images, "seed": recipe.seed, "epochs": epochs, "steps": steps}
-    kept["overrides"] = {"data.channels": recipe.data.channels, "data.bits": recipe.data.bits}
-    stride = usable_tokenizer(resolve_tokenizer(name, **kept)).stride
-    return resolve_tokenizer(name, image_size=(grid[0] * stride, grid[1] * stride), **kept)
 
 
 def _require_one_length(epochs: int | None, steps: int | None) -> None:

@@ -33,12 +33,15 @@ class Kind(ABC, Generic[Trained]):
     best: str | None
 
     @abstractmethod
-    def build(self, recipe: Any, folder: Path, *, checkpointing: bool) -> Trained:
+    def build(
+        self, recipe: Any, folder: Path, *, checkpointing: bool, parts: Mapping[str, object] | None = None
+    ) -> Trained:
         """The recipe's learner with fresh weights.
 
         Args:
             folder: of the run.
             checkpointing: recompute activations.
+            parts: objects for options that a recipe can only name, in the place of what it names.
 
         Raises:
             UserError: something does not fit together, or cannot be had.

@@ -30,8 +30,10 @@ class Methods(Kind[Method]):
     weights = WEIGHTS
     best = "encoder_best.safetensors"
 
-    def build(self, recipe: Recipe, folder: Path, *, checkpointing: bool) -> Method:
-        method = build_method(recipe, folder=folder)
+    def build(
+        self, recipe: Recipe, folder: Path, *, checkpointing: bool, parts: Mapping[str, object] | None = None
+    ) -> Method:
+        method = build_method(recipe, folder=folder, parts=parts)
         method.encoder.checkpointing = checkpointing
         return method
 

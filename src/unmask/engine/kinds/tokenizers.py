@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unmask.codes.pictures import round_trip_strip
-from unmask.codes.statistics import CodeUse
+from unmask.codes.statistics import CodeCount
 from unmask.data import Subset
 from unmask.data.views import as_fractions
 from unmask.engine.files import put
@@ -38,7 +38,14 @@ class Tokenizers(Kind[Tokenizer]):
     weights = WEIGHTS
     best = None  # accuracies of probes are not what a tokenizer is for
 
-    def build(self, recipe: TokenizerRecipe, folder: Path, *, checkpointing: bool) -> Tokenizer:
+    def build(
+        self,
+        recipe: TokenizerRecipe,
+        folder: Path,
+        *,
+        checkpointing: bool,
+        parts: Mapping[str, object] | None = None,
+    ) -> Tokenizer:
         return build_tokenizer(recipe)
 
     def width(self, learner: Tokenizer) -> int:
@@ -55,7 +62,7 @@ class Tokenizers(Kind[Tokenizer]):
     def look(
         self, job: "Job", learner: Tokenizer, pixels: Shaped[Tensor, "n C H W"], *, batch: int
     ) -> tuple[Float[Tensor, "n D"], dict[str, Any]]:
-        use = CodeUse(learner.vocabulary)
+        use = CodeCount(learner.vocabulary)
         parts = []
         for part in pixels.split(batch):
             if len(part):
