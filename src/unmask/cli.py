@@ -23,6 +23,8 @@ from unmask.engine.launch import speaks
 from unmask.errors import UserError
 from unmask.options import (
     BatchSize,
+    Cache,
+    CacheSize,
     Checkpointing,
     Compile,
     Data,
@@ -94,6 +96,8 @@ def pretrain(
     workers: Workers = None,
     compile: Compile = None,
     checkpointing: Checkpointing = False,
+    cache: Cache = None,
+    cache_size: CacheSize = 20.0,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -117,6 +121,8 @@ def pretrain(
         workers=workers,
         compile=compile,
         checkpointing=checkpointing,
+        cache=cache,
+        cache_size=cache_size,
         resume=resume,
         overwrite=overwrite,
         overrides=key_values(settings or []),

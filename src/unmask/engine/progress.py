@@ -49,9 +49,12 @@ class ProgressLine:
         """A line that stays."""
         self._console.print(text, markup=False, soft_wrap=True)
 
-    def rates(self, *, images_per_s: float, data_wait: float, memory_mb: float) -> None:
+    def rates(
+        self, *, images_per_s: float, data_wait: float, memory_mb: float, cached: float | None = None
+    ) -> None:
         """What is only measured now and then."""
         self._rates = f"  {images_per_s:,.0f} images/s  data wait {data_wait:.0%}  {as_memory(memory_mb)}"
+        self._rates += "" if cached is None else f"  cached {cached:.0%}"
 
     def step(self, step: int, loss: float) -> None:
         """One more step is done."""
