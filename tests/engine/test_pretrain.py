@@ -19,8 +19,8 @@ from unmask.data import View, open_source
 from unmask.engine.guard import MOST_REJECTED
 from unmask.engine.machine import Machine, choose_precision, cpu_has_bf16
 from unmask.engine.measure import to_host
+from unmask.engine.pretrain import update
 from unmask.engine.setup import Job, prepare
-from unmask.engine.step import update
 from unmask.errors import UserError
 from unmask.masking import Mask
 from unmask.methods.base import Method

@@ -17,8 +17,8 @@ from unmask.data.views import scaled
 from unmask.engine.machine import Machine, peak_memory_mb
 from unmask.engine.measure import Speed
 from unmask.engine.optim import total_steps
+from unmask.engine.pretrain import update
 from unmask.engine.setup import Job, prepare
-from unmask.engine.step import update
 from unmask.recipes.base import Recipe
 from unmask.recipes.stages import stand_ins
 

@@ -8,20 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Int64, Shaped
 from rich.console import Console
+from torch import Tensor
 
 from unmask.data import Source, open_source
 from unmask.encoders.base import ImageSize
 from unmask.engine.bad import note_bad
 from unmask.engine.checkpoint import State, checkpoints, load_checkpoint
+from unmask.engine.draws import draws
 from unmask.engine.guard import Guard
 from unmask.engine.launch import speaks
 from unmask.engine.lock import RunLock
 from unmask.engine.log import RunLog, is_logged
-from unmask.engine.machine import CACHE_SIZE, Machine, peak_memory_mb
+from unmask.engine.machine import CACHE_SIZE, Machine, attention, peak_memory_mb
 from unmask.engine.measure import Outcome, Speed
 from unmask.engine.probes import Probes
-from unmask.engine.progress import ProgressLine
+from unmask.engine.progress import ProgressLine, headline
 from unmask.engine.run import (
     Run,
     continued,
@@ -35,7 +38,7 @@ from unmask.engine.saving import save, save_best, save_pictures
 from unmask.engine.settle import in_words, settle, settled_as
 from unmask.engine.setup import Job, make_folder, prepare
 from unmask.engine.signals import StopRequest
-from unmask.engine.step import update
+from unmask.engine.step import apply
 from unmask.engine.watch import Watch
 from unmask.errors import UserError
 from unmask.recipes.base import AnyPlan, Recipe
@@ -202,9 +205,8 @@ def _run(job: Job, state: State, task: Task, *, resumed: bool) -> Run:
             ProgressLine(step=state.step, total=job.total, shown=task.progress and main) as shown,
             job.caches or nullcontext(),
         ):
-            shown.say(task.stage + _headline(job, state, resumed=resumed))
-            kept = [] if job.caches is None else job.caches.introductions
-            for words in (in_words(job.recipe.data), *job.teachers, *kept):
+            shown.say(task.stage + headline(job, state, resumed=resumed))
+            for words in (in_words(job.recipe.data), *job.introductions):
                 if words:
                     shown.say(words)
             facts = {"data": task.data, "images": state.images, "steps": job.total}
@@ -294,16 +296,39 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
     stop.signal = told or stop.signal
 
 
+def update(
+    job: Job,
+    views: Mapping[str, Shaped[Tensor, "B C H W"]],
+    *,
+    marks: Int64[Tensor, "B _"] | None = None,
+    step: int = 0,
+    signal: int | None = None,
+) -> Outcome:
+    """One optimiser step; none if the loss or the gradient is not finite.
+
+    Args:
+        marks: of the crops; what was said of them may then be known (`Batch`).
+        step: optimiser steps done before, from which the masks follow.
+        signal: that told this process to stop, for the others to know.
+    """
+    optim, accelerator = job.recipe.optim, job.accelerator
+    sums: dict[str, Tensor] = {}
+    for part in range(optim.accumulate):
+        pixels = {name: view.chunk(optim.accumulate)[part] for name, view in views.items()}
+        images = {name: job.as_input(name, view) for name, view in pixels.items()}
+        drawn = draws(job, images, step=step, part=part)
+        with accelerator.accumulate(job.model), attention(accelerator.device, job.precision):
+            known: Mapping[str, Any] = {}
+            if job.caches is not None and marks is not None:
+                known = job.caches.answers(images, marks.chunk(optim.accumulate)[part])
+            losses = job.model(**{**images, **known}, **drawn)
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0) + loss.detach() / optim.accumulate
+            accelerator.backward(losses["loss"])
+    return apply(job, sums, signal=signal)
+
+
 def _line(job: Job, step: int, outcome: Outcome) -> dict[str, float]:
     """A training line of the log."""
     line = {"step": step, "epoch": round(step / len(job.loader), 4), **outcome.losses}
     return line | {"lr": job.optimiser.param_groups[0]["lr"], "grad_norm": outcome.norm}
-
-
-def _headline(job: Job, state: State, *, resumed: bool) -> str:
-    recipe = job.recipe
-    trained = sum(parameter.numel() for parameter in job.parameters) / 1e6
-    length = f"{job.total:,} steps of {recipe.optim.batch_size} ({len(job.loader):,} an epoch)"
-    what = f"{recipe.title}, {trained:.1f} M parameters"
-    where = f"{state.images:,} images, {length}, {job.machine_name} -> {job.folder}"
-    return (f"Going on from step {state.step:,}: " if resumed else "") + f"{what}; {where}"

@@ -107,9 +107,10 @@ class Job:
         return f"{f'{count} x ' if count > 1 else ''}{device} ({self.precision})"
 
     @property
-    def teachers(self) -> list[str]:
-        """What a person should know of the networks that are learned from."""
-        return [module.introduction for module in self.learner.modules() if isinstance(module, Teacher)]
+    def introductions(self) -> list[str]:
+        """What a person should know of the networks that are learned from, and of what is kept of them."""
+        teachers = [module.introduction for module in self.learner.modules() if isinstance(module, Teacher)]
+        return teachers + ([] if self.caches is None else self.caches.introductions)
 
     @property
     def save_every(self) -> int:
