@@ -141,8 +141,8 @@ class AnswerCache:
     @property
     def introduction(self) -> str:
         """For a person."""
-        whole, there = (size / GB for size in (self.size, disk_use(self.folder)))
-        text = f"Cache: {self.folder}, {there:.2f} GB now, {whole:.2f} GB when all of {self.places:,} crops "
+        there, whole = in_units(disk_use(self.folder)), in_units(self.size)
+        text = f"Cache: {self.folder}, {there} now, {whole} when all of {self.places:,} crops "
         if self.kept == self.places:
             return text + "are kept."
         return text + (
@@ -328,6 +328,11 @@ def _sample_answer(recipe: Plan, view: View, question: Question, accelerator: Ac
 def disk_use(folder: Path) -> int:
     """Bytes that all files in it take on the disk, without holes; 0 if it is missing."""
     return sum(file.stat().st_blocks for file in folder.rglob("*") if file.is_file()) * 512
+
+
+def in_units(size: float) -> str:
+    """Bytes, for a person."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def free_space(folder: Path) -> int:
