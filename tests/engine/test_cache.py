@@ -1,6 +1,7 @@
 """A cache saves work and changes nothing: not when it is full, cut, shared, foreign or out of date."""
 
 import errno
+import inspect
 import itertools
 import multiprocessing
 import os
@@ -16,8 +17,11 @@ from PIL import Image
 
 from tests.engine.tiny import TINY, lines, pictures, run, same, training, weights
 from tests.tiny import tiny_encoder, tiny_tokenizer
+from unmask import cli, cli_tokenizer
 from unmask.engine import cache as caching
 from unmask.engine.cache import AnswerCache, Layout
+from unmask.engine.first_stage import train_tokenizer
+from unmask.engine.machine import CACHE_SIZE
 from unmask.engine.pretrain import pretrain
 from unmask.engine.records import Records
 from unmask.errors import UserError
@@ -236,3 +240,9 @@ def test_what_cannot_be_kept_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="asks no teacher"):
         run(data, tmp_path / "run", overrides={"data.crops": 1}, **cache)
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_the_command_line_has_the_same_bound() -> None:
+    for command, function in ((cli.pretrain, pretrain), (cli_tokenizer.tokenizer, train_tokenizer)):
+        bounds = {inspect.signature(one).parameters["cache_size"].default for one in (command, function)}
+        assert bounds == {CACHE_SIZE}

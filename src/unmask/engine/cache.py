@@ -9,6 +9,7 @@ What does not fit is not kept, and nothing makes room: every crop is asked for o
 crops that were used longest ago are those that are needed next.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -280,10 +281,11 @@ def build_caches(
             "--cache keeps what is said of crops that come again, but every epoch draws new ones: give "
             "data.crops, such as data.crops=4, or leave --cache out"
         )
-    if not learner.questions:
+    questions = learner.questions
+    if not questions:
         raise UserError(f"--cache: {recipe.title} asks no teacher and no tokenizer; leave it out")
     room, caches = machine.cache_size * GB - disk_use(machine.cache), {}
-    for name, question in learner.questions.items():
+    for name, question in questions.items():
         layout = Layout.of(_sample_answer(recipe, learner.views[name], question, accelerator))
         key = _key(recipe, source, name, learner.views[name], question)
         key |= {"device": accelerator.device.type, "precision": precision}
@@ -327,7 +329,11 @@ def _sample_answer(recipe: Plan, view: View, question: Question, accelerator: Ac
 
 def disk_use(folder: Path) -> int:
     """Bytes that all files in it take on the disk, without holes; 0 if it is missing."""
-    return sum(file.stat().st_blocks for file in folder.rglob("*") if file.is_file()) * 512
+    blocks = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another process works in there
+            blocks += file.stat().st_blocks
+    return blocks * 512
 
 
 def in_units(size: float) -> str:
