@@ -41,7 +41,7 @@ from unmask.methods.base import Method
 from unmask.methods.card import Card
 from unmask.targets.features import DistanceName, NormName, distance, normalise
 from unmask.targets.patches import PatchPixels
-from unmask.targets.teacher import Teacher
+from unmask.targets.teacher import Teacher, require_grid
 from unmask.tokenizers.base import Tokenizer
 from unmask.tokenizers.codes import Codes, score_codes
 
@@ -119,7 +119,7 @@ class MaskDistill(Method):
                 f"hidden as a whole: method.mask_size must be a multiple of {encoder.stride}, and "
                 "method.mask random or block"
             )
-        self.teacher = None if teacher is None else _fitting(teacher, encoder)
+        self.teacher = None if teacher is None else require_grid(teacher, encoder, by="MaskDistill")
         self.codes = None
         if tokenizer is not None:
             self.codes = Codes.per_patch(tokenizer, encoder, by="MaskDistill", mean=mean, std=std)
@@ -250,17 +250,6 @@ class MaskDistill(Method):
     @property
     def chance_loss(self) -> float | None:
         return None if self.codes is None else self.codes.chance_loss
-
-
-def _fitting(teacher: Teacher, encoder: Encoder) -> Teacher:
-    """The teacher, checked to have a feature for each of the encoder's."""
-    if teacher.grid != encoder.feature_grid:
-        rows, columns = encoder.feature_grid
-        raise ValueError(
-            f"the teacher has {teacher.grid[0]} x {teacher.grid[1]} features, the encoder {rows} x "
-            f"{columns}; build it by create_teacher(name, grid=({rows}, {columns}))"
-        )
-    return teacher
 
 
 def _decoder(encoder: Encoder, width: int, depth: int) -> ViTDecoder:

@@ -8,7 +8,6 @@ from typing import Any
 
 from unmask.recipes import mae
 from unmask.recipes.base import Choice, Data, Optim, Recipe, Schedule
-from unmask.targets.teachers import LITE0
 
 # OpenAI's CLIP; what the last block hands on, as both public re-implementations take it.
 CLIP = "timm:vit_base_patch16_clip_quickgelu_224.openai@resid"
@@ -26,7 +25,7 @@ def default(encoder: str = "vit_small_patch16_224") -> Recipe:
     return usual.model_copy(
         update={
             "name": "mask_distill",
-            "method": Choice(name="mask_distill", teacher=LITE0),
+            "method": Choice(name="mask_distill", teacher="efficientnet_lite0"),
             "encoder": Choice(name=encoder, **options),
             "optim": optim,
         }
@@ -43,7 +42,7 @@ def small() -> Recipe:
     return usual.model_copy(
         update={
             "name": "mask_distill",
-            "method": Choice(name="mask_distill", teacher=LITE0),
+            "method": Choice(name="mask_distill", teacher="efficientnet_lite0"),
             "encoder": Choice(name="vit_tiny_patch16_224", patch_size=8, depth=6),
             "optim": usual.optim.model_copy(update={"betas": (0.9, 0.999), "clip": 3.0, "max_lr": 1.5e-3}),
         }
