@@ -149,6 +149,7 @@ def traces(request: pytest.FixtureRequest) -> dict[str, str]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.xdist_group("traces")  # one process makes them all
 @every_pair
 def test_traces_as_one_graph(name: str, encoder: str, traces: dict[str, str]) -> None:
     assert traces[f"{name}-{encoder}"] == ""

@@ -272,6 +272,7 @@ def test_mistakes_are_explained(name: str, changes: dict, message: str) -> None:
 def test_a_recipe_says_all_that_decides_the_result() -> None:
     assert resolve_recipe("mae").method.options["mask_ratio"] == 0.75
     assert resolve_recipe("simmim", overrides={"method.mask_size": 64}).method.options == {
+        "tokenizer": None,
         "mask": "random",
         "mask_ratio": 0.6,
         "mask_size": 64,
