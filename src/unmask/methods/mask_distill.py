@@ -254,13 +254,5 @@ class MaskDistill(Method):
 
 def _decoder(encoder: Encoder, width: int, depth: int) -> ViTDecoder:
     """MAE's, for an encoder that can leave patches out."""
-    dropping = require_dropping(encoder, by="MaskDistill with method.head=vit")
-    return ViTDecoder(
-        encoder.visible_dim,
-        encoder.grid,
-        cls=dropping.has_cls,
-        norm_input=encoder.visible_dim != encoder.dim,
-        dim=width,
-        depth=depth,
-        heads=max(1, width // HEAD_WIDTH),
-    )
+    require_dropping(encoder, by="MaskDistill with method.head=vit")
+    return ViTDecoder.of(encoder, dim=width, depth=depth, heads=max(1, width // HEAD_WIDTH))
