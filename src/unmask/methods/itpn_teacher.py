@@ -64,10 +64,10 @@ class ITPNTeacher(Method):
 
     card = Card(
         title="iTPN with a teacher",
-        target="features of a frozen network (CLIP)",
+        target="features of CLIP, or of another teacher",
         normalisation="mean and deviation of each feature",
-        student="all patches, hidden ones replaced by a token (HiViT)",
-        head="feature pyramid, linear; linear behind two blocks of an early branch",
+        student="a token for each hidden patch (HiViT)",
+        head="feature pyramid, one matrix; another behind 2 blocks of an early branch",
         loss="smooth L1, all patches",
         masking="blocks of patches, 38 %",
     )

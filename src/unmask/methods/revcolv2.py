@@ -61,8 +61,8 @@ class RevColV2(Method):
         title="RevColV2 (our reconstruction)",
         target="pixels at the bottom; with a teacher its features at the top",
         normalisation="mean and deviation of each patch; of each feature",
-        student="visible patches only, in the columns that go up (RevColViT)",
-        head="columns that go down, kept afterwards; norm and matrix",
+        student="visible patches only, in the columns that go up (RevColV2)",
+        head="columns that go down, kept afterwards; one matrix",
         loss="L2 + smooth L1 of the features, hidden patches",
         masking="random patches, 75 %",
     )

@@ -2,6 +2,7 @@
 
 from unmask.targets.base import Target
 from unmask.targets.colours import Bins, Clusters, read_colours
+from unmask.targets.named import create_target
 from unmask.targets.patches import PatchPixels
 from unmask.targets.pixels import Cells, Pixels
 from unmask.targets.teacher import Taught, Teacher
@@ -18,6 +19,7 @@ __all__ = [
     "Target",
     "Taught",
     "Teacher",
+    "create_target",
     "create_teacher",
     "read_colours",
 ]
