@@ -7,6 +7,8 @@ import typer
 
 from unmask.options import (
     BatchSize,
+    Cache,
+    CacheSize,
     Compile,
     Data,
     Device,
@@ -48,6 +50,8 @@ def tokenizer(
     precision: Precision = "auto",
     workers: Workers = None,
     compile: Compile = None,
+    cache: Cache = None,
+    cache_size: CacheSize = 20.0,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -69,6 +73,8 @@ def tokenizer(
         precision=precision,
         workers=workers,
         compile=compile,
+        cache=cache,
+        cache_size=cache_size,
         resume=resume,
         overwrite=overwrite,
         overrides=key_values(settings or []),

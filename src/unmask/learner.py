@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unmask.data.views import View
 from unmask.masking import Mask
+from unmask.targets.answers import Question
 
 
 class Learner(nn.Module, ABC):
@@ -29,8 +30,15 @@ class Learner(nn.Module, ABC):
         """Losses of one batch; "loss" is minimised, the others are logged.
 
         Args:
-            views: batches [B, C, H, W], by keyword, one for every entry of `views`.
+            views: batches [B, C, H, W], by keyword, one for every entry of `views`; or, in the place of one
+                that is among `questions`, the answer.
         """
+
+    @property
+    def questions(self) -> Mapping[str, Question]:
+        """What is asked of frozen networks, by the name of the view that they are asked about; nothing by
+        default."""
+        return {}
 
     def draws(
         self, images: Float[Tensor, "B C H W"], *, first: int = 0, batch: int | None = None

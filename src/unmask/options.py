@@ -119,6 +119,11 @@ Checkpointing = Annotated[
     bool,
     machine("--checkpointing/--no-checkpointing", help="Recompute activations: less memory, more time."),
 ]
+Cache = Annotated[
+    Path | None,
+    machine(metavar="DIR", help="Keep what a teacher or tokenizer says of fixed crops (data.crops=N)."),
+]
+CacheSize = Annotated[float, machine(metavar="GB", help="That the folder of --cache may come to hold.")]
 
 RunFolder = Annotated[Path, folder(metavar="DIR", help="The run's folder.")]
 Resume = Annotated[bool, folder("--resume", help="Go on with the run in DIR.")]

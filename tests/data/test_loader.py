@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.data.conftest import encoded, smooth
-from unmask.data.loader import EvaluationLoader, PretrainLoader, allowed_bad, epoch_order
+from unmask.data.loader import Batch, EvaluationLoader, PretrainLoader, allowed_bad, epoch_order
 from unmask.data.sources import open_source
 from unmask.data.views import Augment, View, evaluation_view
 from unmask.errors import UserError
@@ -208,3 +208,40 @@ def test_grey_and_alpha_channels(tmp_path):
             open_source(tmp_path), {"images": View()}, augment, batch_size=4, seed=0, workers=0
         )
         assert next(batches.batches(0))["images"].shape == (4, channels, 8, 8)
+
+
+def by_index(epoch: int, batches: list[Batch], count: int, seed: int = 7) -> dict[int, torch.Tensor]:
+    """An epoch's views by the numbers of the pictures."""
+    rows = torch.cat([batch["images"] for batch in batches])
+    return dict(zip(epoch_order(count, seed, epoch).tolist(), rows, strict=False))
+
+
+def test_crops_come_again(photos):
+    fresh, fixed = loader(photos, batch_size=1), loader(photos, batch_size=1, crops=2)
+    steps = len(fixed)
+    count = len(fixed.source)
+    assert_equal(take(fresh, 2 * steps), take(fixed, 2 * steps))
+    epochs = [by_index(epoch, take(fixed, steps, epoch * steps), count) for epoch in range(4)]
+    for first, again in ((0, 2), (1, 3)):
+        assert all(torch.equal(epochs[first][index], epochs[again][index]) for index in range(count))
+    assert not any(torch.equal(epochs[0][index], epochs[1][index]) for index in range(count))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_marks_tell_crops_apart(photos, workers):
+    marked = loader(photos, batch_size=2, crops=2, marked=("small", "images"), workers=workers)
+    count, steps = len(marked.source), len(marked)
+    known: dict[int, tuple] = {}
+    for step, batch in enumerate(take(marked, 6 * steps)):
+        assert batch.marks is not None and batch.marks.shape == (2, 3)
+        start = step % steps * 2
+        order = epoch_order(count, 7, step // steps)[start : start + 2]
+        for row, (place, small, image) in enumerate(batch.marks.tolist()):
+            assert place == step // steps % 2 * count + order[row]
+            pixels = batch["small"][row], batch["images"][row]
+            before = known.setdefault(place, ((small, image), pixels))
+            assert before[0] == (small, image)
+            assert all(torch.equal(one, two) for one, two in zip(before[1], pixels, strict=True))
+    prints = [value for marks, _ in known.values() for value in marks]
+    assert len(set(prints)) == len(prints) and 0 not in prints
+    assert next(loader(photos, crops=2).batches()).marks is None

@@ -11,7 +11,7 @@ from unmask.convert.names import mae_name
 from unmask.convert.weights import load_official
 from unmask.masking import WeighableMask
 from unmask.methods import MILAN
-from unmask.targets.teacher import Taught, Teacher
+from unmask.targets import Taught, Teacher
 
 
 class Recorded(Teacher):

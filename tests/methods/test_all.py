@@ -217,3 +217,17 @@ def test_the_seed_decides_everything(name: str, encoder: str) -> None:
         method = tiny_method(name, encoder)
         losses.append(loss_of(method, pictures()).item())
     assert losses[0] == losses[1] != losses[2]
+
+
+@every_pair
+def test_answers_stand_for_views(name: str, encoder: str) -> None:
+    """What is asked of frozen networks is all that a method wants of those views, and changes nothing."""
+    method = build(name, encoder).eval()
+    views = views_of(method, pictures())
+    answers = {view: question.ask(views[view]) for view, question in method.questions.items()}
+    assert set(answers) == set(views) & {"teacher_images", "token_images"}
+    if answers:
+        mask = method.draw(views["images"])
+        with torch.no_grad():
+            plain, answered = method(**views, mask=mask), method(**{**views, **answers}, mask=mask)
+        assert all(torch.equal(plain[loss], answered[loss]) for loss in plain)

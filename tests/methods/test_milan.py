@@ -9,7 +9,7 @@ from tests.tiny import tiny_encoder, tiny_method, tiny_teacher, views_of
 from unmask.encoders.base import Encoder
 from unmask.masking import Mask, WeighableMask
 from unmask.methods import MILAN
-from unmask.targets.teacher import Taught, Teacher
+from unmask.targets import Taught, Teacher
 
 DECODER = {"decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 2}
 

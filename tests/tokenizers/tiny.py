@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from unmask.targets.teacher import Taught, Teacher
+from unmask.targets import Taught, Teacher
 from unmask.tokenizers import TOKENIZERS, Tokenizer
 
 

@@ -30,6 +30,19 @@ from unmask.errors import UserError
 log = logging.getLogger(__name__)
 
 
+class Batch(dict[str, Tensor]):
+    """Views [B, C, h, w] by name.
+
+    Attributes:
+        marks: [B, 1 + M], what tells crops apart that come again: the place of each among all crops of all
+            images, and a fingerprint of the pixels of each of M views; None unless they were asked for.
+    """
+
+    def __init__(self, views: Mapping[str, Tensor], marks: Int64[Tensor, "B _"] | None = None) -> None:
+        super().__init__(views)
+        self.marks = marks
+
+
 class PretrainLoader:
     """Batches of augmented views, for as many steps as one likes.
 
@@ -48,6 +61,8 @@ class PretrainLoader:
             files (but no more than a quarter of them) are forgiven whatever the fraction says, as one per
             cent of a small folder is less than one file; 0 forgives none.
         pin_memory: for fast copies to an accelerator; None is True where CUDA is there.
+        crops: that an image has: epoch e shows the crop of epoch e modulo so many. None: a new one each time.
+        marked: views whose pixels are to be marked, see `Batch`; needs crops that come again.
 
     Attributes:
         bad: name -> reason of the files that could not be read so far (by this process, if there are
@@ -67,6 +82,8 @@ class PretrainLoader:
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool | None = None,
+        crops: int | None = None,
+        marked: tuple[str, ...] = (),
     ) -> None:
         if batch_size < 1 or workers < 0 or seed < 0:
             raise ValueError(
@@ -79,6 +96,7 @@ class PretrainLoader:
             if view.colour is not None:
                 _check_colour(name, view.colour, augment)
         assert 0 <= rank < world_size
+        assert crops is not None or not marked
         together = batch_size * world_size
         if len(source) < together:
             raise UserError(
@@ -89,7 +107,7 @@ class PretrainLoader:
         self.source = source
         self.bad: dict[str, str] = {}
         self._allowed = allowed_bad(len(source), max_bad)
-        self._samples = AugmentedImages(source, dict(views), augment, seed, self._allowed)
+        self._samples = AugmentedImages(source, dict(views), augment, seed, self._allowed, crops, marked)
         self._order = (len(source), batch_size, seed, rank, world_size)
         self._length = len(source) // together
         self._workers = workers
@@ -99,7 +117,7 @@ class PretrainLoader:
         """Steps in an epoch."""
         return self._length
 
-    def batches(self, start_step: int = 0) -> Iterator[dict[str, Shaped[Tensor, "B C h w"]]]:
+    def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Endless batches from a global step on: step ``s`` lies in epoch ``s // len(self)``.
 
         Raises:
@@ -108,7 +126,7 @@ class PretrainLoader:
         sampler = _EndlessBatches(*self._order, start_step)
         for samples in _prepared(self._samples, sampler, self._workers, self._pin_memory):
             _note_bad(samples, self.bad, self._allowed, len(self.source))
-            yield samples.tensors
+            yield Batch(samples.tensors, samples.marks)
 
 
 class EvaluationLoader:

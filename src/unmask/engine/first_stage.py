@@ -7,7 +7,7 @@ from typing import Any
 
 from unmask.data import open_source
 from unmask.encoders.base import ImageSize
-from unmask.engine.machine import Machine
+from unmask.engine.machine import CACHE_SIZE, Machine
 from unmask.engine.pretrain import Task, carry_out
 from unmask.engine.run import FIRST_STAGE, Run, continued, require_apart, saved_recipe
 from unmask.errors import UserError
@@ -32,6 +32,8 @@ def train_tokenizer(
     precision: str = "auto",
     workers: int | None = None,
     compile: bool | None = None,
+    cache: str | Path | None = None,
+    cache_size: float = CACHE_SIZE,
     seed: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -67,7 +69,13 @@ def train_tokenizer(
         overrides=overrides,
     )
     machine = Machine(
-        device=device, precision=precision, workers=workers, compile=compile, checkpointing=False
+        device=device,
+        precision=precision,
+        workers=workers,
+        compile=compile,
+        checkpointing=False,
+        cache=None if cache is None else Path(cache),
+        cache_size=cache_size,
     )
     where = location(data if isinstance(data, str | Path) else source)
     task = Task(folder, source, where, machine, progress, clears=folder if overwrite else None)
@@ -97,7 +105,7 @@ def train_first(
     first = saved or tokenizer_for(recipe, images=len(task.source), epochs=epochs, steps=steps)
     # Hours later would be late to learn that the two do not fit together.
     build_method(recipe, folder=task.folder, parts={option: usable_tokenizer(first)})
-    machine = replace(task.machine, checkpointing=False)
+    machine = replace(task.machine, checkpointing=False, cache=None)
     run = carry_out(first, saved, replace(task, folder=folder, machine=machine, stage="Stage 1 of 2: "))
     options = {**recipe.method.options, option: FIRST_STAGE}
     return recipe.model_copy(update={"method": Choice(name=recipe.method.name, **options)}), run

@@ -31,17 +31,24 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 NARROWEST_FOR_BF16_ON_CPU = 128
 
 MOST_WORKERS = 4
+CACHE_SIZE = 20.0  # GB
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """How a run is computed, as a person asks for it; `pretrain` says what each means."""
+    """How a run is computed, as a person asks for it; `pretrain` says what each means.
+
+    Attributes:
+        cache_size: GB.
+    """
 
     device: str
     precision: str
     workers: int | None
     compile: bool | None
     checkpointing: bool
+    cache: Path | None = None
+    cache_size: float = CACHE_SIZE
 
 
 def choose_device(device: str) -> str:

@@ -3,15 +3,14 @@
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Shaped
+from jaxtyping import Int64, Shaped
 from rich.console import Console
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from unmask.data import Source, open_source
 from unmask.encoders.base import ImageSize
@@ -22,10 +21,10 @@ from unmask.engine.guard import Guard
 from unmask.engine.launch import speaks
 from unmask.engine.lock import RunLock
 from unmask.engine.log import RunLog, is_logged
-from unmask.engine.machine import Machine, attention, peak_memory_mb
-from unmask.engine.measure import Outcome, Speed, to_host
+from unmask.engine.machine import CACHE_SIZE, Machine, attention, peak_memory_mb
+from unmask.engine.measure import Outcome, Speed
 from unmask.engine.probes import Probes
-from unmask.engine.progress import ProgressLine
+from unmask.engine.progress import ProgressLine, headline
 from unmask.engine.run import (
     Run,
     continued,
@@ -39,6 +38,7 @@ from unmask.engine.saving import save, save_best, save_pictures
 from unmask.engine.settle import in_words, settle, settled_as
 from unmask.engine.setup import Job, make_folder, prepare
 from unmask.engine.signals import StopRequest
+from unmask.engine.step import apply
 from unmask.engine.watch import Watch
 from unmask.errors import UserError
 from unmask.recipes.base import AnyPlan, Recipe
@@ -66,6 +66,8 @@ def pretrain(
     workers: int | None = None,
     compile: bool | None = None,
     checkpointing: bool = False,
+    cache: str | Path | None = None,
+    cache_size: float = CACHE_SIZE,
     seed: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -92,6 +94,9 @@ def pretrain(
         compile: the model by torch.compile, which rounds differently; None is what a run to go on with did,
             and no for a new one.
         checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+        cache: folder in which is kept what a teacher or tokenizer says of fixed crops (`data.crops`), so that
+            later epochs, and other runs, need not ask it again; None keeps nothing.
+        cache_size: GB that the folder may come to hold, but never more than half of what is free.
         resume: go on with the run in `out`, or start it if there is none.
         overwrite: delete the run in `out` first.
         overrides: dotted key -> value for all else: "method.mask_ratio", "checkpoint.every", ...
@@ -115,7 +120,13 @@ def pretrain(
     options |= {"epochs": epochs, "steps": steps, "batch_size": batch_size, "overrides": overrides}
     recipe = with_paths_from(resolve_recipe(asked, encoder=encoder, **options), folder)
     machine = Machine(
-        device=device, precision=precision, workers=workers, compile=compile, checkpointing=checkpointing
+        device=device,
+        precision=precision,
+        workers=workers,
+        compile=compile,
+        checkpointing=checkpointing,
+        cache=None if cache is None else Path(cache),
+        cache_size=cache_size,
     )
     where = location(data if isinstance(data, str | Path) else source)
     task = Task(folder, source, where, machine, progress, clears=folder if overwrite else None)
@@ -192,9 +203,10 @@ def _run(job: Job, state: State, task: Task, *, resumed: bool) -> Run:
             StopRequest(told=main) as stop,
             RunLog(job.folder, step=state.step, written=main) as log,
             ProgressLine(step=state.step, total=job.total, shown=task.progress and main) as shown,
+            job.caches or nullcontext(),
         ):
-            shown.say(task.stage + _headline(job, state, resumed=resumed))
-            for words in (in_words(job.recipe.data), *job.teachers):
+            shown.say(task.stage + headline(job, state, resumed=resumed))
+            for words in (in_words(job.recipe.data), *job.introductions):
                 if words:
                     shown.say(words)
             facts = {"data": task.data, "images": state.images, "steps": job.total}
@@ -247,9 +259,9 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
     job.model.train()
     while state.step < job.total and not told:
         with speed.waiting():
-            views = next(batches)
+            batch = next(batches)
         job.scheduler.step_update(state.step)
-        outcome = update(job, views, step=state.step, signal=stop.signal)
+        outcome = update(job, batch, marks=batch.marks, step=state.step, signal=stop.signal)
         state.step += 1
         state.loss, state.seconds = outcome.losses["loss"], time.perf_counter() - began
         if outcome.accepted:
@@ -258,14 +270,15 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
             if job.ema is not None:
                 job.ema.update(job.learner, step=state.step)
         else:
-            batch = guard.reject(state.step, outcome, views)
+            kept = guard.reject(state.step, outcome, batch)
             figures = {"loss": str(state.loss), "grad_norm": str(outcome.norm)}
-            log.event("rejected", state.step, **figures, batch=batch)
+            log.event("rejected", state.step, **figures, batch=kept)
             guard.require_few(state.step)
         logged = is_logged(state.step, job.total)
         note_bad(job, state, log, together=logged or bool(outcome.signal))
         if logged:
             rates = {**speed.read(), "memory_mb": round(peak_memory_mb(job.accelerator.device), 1)}
+            rates |= {} if job.caches is None else job.caches.rate()
             shown.rates(**rates)
         shown.step(state.step, state.loss)
         if logged:
@@ -284,11 +297,17 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
 
 
 def update(
-    job: Job, views: Mapping[str, Shaped[Tensor, "B C H W"]], *, step: int = 0, signal: int | None = None
+    job: Job,
+    views: Mapping[str, Shaped[Tensor, "B C H W"]],
+    *,
+    marks: Int64[Tensor, "B _"] | None = None,
+    step: int = 0,
+    signal: int | None = None,
 ) -> Outcome:
     """One optimiser step; none if the loss or the gradient is not finite.
 
     Args:
+        marks: of the crops; what was said of them may then be known (`Batch`).
         step: optimiser steps done before, from which the masks follow.
         signal: that told this process to stop, for the others to know.
     """
@@ -299,40 +318,17 @@ def update(
         images = {name: job.as_input(name, view) for name, view in pixels.items()}
         drawn = draws(job, images, step=step, part=part)
         with accelerator.accumulate(job.model), attention(accelerator.device, job.precision):
-            losses = job.model(**images, **drawn)
+            known: Mapping[str, Any] = {}
+            if job.caches is not None and marks is not None:
+                known = job.caches.answers(images, marks.chunk(optim.accumulate)[part])
+            losses = job.model(**{**images, **known}, **drawn)
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0) + loss.detach() / optim.accumulate
             accelerator.backward(losses["loss"])
-    if optim.clip is not None:
-        norm = accelerator.clip_grad_norm_(job.parameters, optim.clip)
-    else:
-        accelerator.unscale_gradients()
-        norm = get_total_norm([p.grad for p in job.parameters if p.grad is not None])
-    # Filled on the device: a number brought there from the host would wait for it.
-    number = torch.full_like(norm, signal or 0)
-    *values, norms, signals = to_host([*sums.values(), norm, number], accelerator)
-    outcome = Outcome(
-        losses={name: sum(value) / len(value) for name, value in zip(sums, values, strict=True)},
-        norm=sum(norms) / len(norms),
-        signal=int(max(signals)),
-    )
-    # The fp16 scaler itself leaves out steps whose gradients are not finite, and must be told of each step.
-    if outcome.accepted or accelerator.scaler is not None:
-        job.optimiser.step()
-    job.optimiser.zero_grad()
-    return outcome
+    return apply(job, sums, signal=signal)
 
 
 def _line(job: Job, step: int, outcome: Outcome) -> dict[str, float]:
     """A training line of the log."""
     line = {"step": step, "epoch": round(step / len(job.loader), 4), **outcome.losses}
     return line | {"lr": job.optimiser.param_groups[0]["lr"], "grad_norm": outcome.norm}
-
-
-def _headline(job: Job, state: State, *, resumed: bool) -> str:
-    recipe = job.recipe
-    trained = sum(parameter.numel() for parameter in job.parameters) / 1e6
-    length = f"{job.total:,} steps of {recipe.optim.batch_size} ({len(job.loader):,} an epoch)"
-    what = f"{recipe.title}, {trained:.1f} M parameters"
-    where = f"{state.images:,} images, {length}, {job.machine_name} -> {job.folder}"
-    return (f"Going on from step {state.step:,}: " if resumed else "") + f"{what}; {where}"

@@ -7,6 +7,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from unmask.engine.checkpoint import State
+from unmask.engine.setup import Job
 from unmask.summary import as_duration, as_memory
 
 BETWEEN_PRINTS = 10.0  # seconds, where the output is no terminal
@@ -49,9 +51,12 @@ class ProgressLine:
         """A line that stays."""
         self._console.print(text, markup=False, soft_wrap=True)
 
-    def rates(self, *, images_per_s: float, data_wait: float, memory_mb: float) -> None:
+    def rates(
+        self, *, images_per_s: float, data_wait: float, memory_mb: float, cached: float | None = None
+    ) -> None:
         """What is only measured now and then."""
         self._rates = f"  {images_per_s:,.0f} images/s  data wait {data_wait:.0%}  {as_memory(memory_mb)}"
+        self._rates += "" if cached is None else f"  cached {cached:.0%}"
 
     def step(self, step: int, loss: float) -> None:
         """One more step is done."""
@@ -68,3 +73,13 @@ class ProgressLine:
             self.say(text)
         else:
             self._bar.update(self._task, description=text, completed=step, refresh=True)
+
+
+def headline(job: Job, state: State, *, resumed: bool) -> str:
+    """What is about to be done, on what, and where it will lie."""
+    recipe = job.recipe
+    trained = sum(parameter.numel() for parameter in job.parameters) / 1e6
+    length = f"{job.total:,} steps of {recipe.optim.batch_size} ({len(job.loader):,} an epoch)"
+    what = f"{recipe.title}, {trained:.1f} M parameters"
+    where = f"{state.images:,} images, {length}, {job.machine_name} -> {job.folder}"
+    return (f"Going on from step {state.step:,}: " if resumed else "") + f"{what}; {where}"

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from unmask.data import Augment, PretrainLoader, Source
 from unmask.data.colour import ColourChange
 from unmask.data.views import as_fractions, imagenet_statistics, normalise
+from unmask.engine.cache import Caches, build_caches
 from unmask.engine.files import write_text
 from unmask.engine.kinds import Kind, kind_of
 from unmask.engine.kinds.base import require_unchanged_inputs
@@ -57,6 +58,7 @@ class Job:
         total: optimiser steps of the run.
         mean: of pixels in [0, 1], a channel; what images are normalised with.
         std: likewise.
+        caches: of what frozen networks say; None without.
         environment: the machine, for environment.json.
     """
 
@@ -77,6 +79,7 @@ class Job:
     total: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    caches: Caches | None
     environment: dict[str, Any]
 
     @property
@@ -104,9 +107,10 @@ class Job:
         return f"{f'{count} x ' if count > 1 else ''}{device} ({self.precision})"
 
     @property
-    def teachers(self) -> list[str]:
-        """What a person should know of the networks that are learned from."""
-        return [module.introduction for module in self.learner.modules() if isinstance(module, Teacher)]
+    def introductions(self) -> list[str]:
+        """What a person should know of the networks that are learned from, and of what is kept of them."""
+        teachers = [module.introduction for module in self.learner.modules() if isinstance(module, Teacher)]
+        return teachers + ([] if self.caches is None else self.caches.introductions)
 
     @property
     def save_every(self) -> int:
@@ -156,9 +160,11 @@ def prepare(
     accelerator = make_accelerator(device, precision, recipe.optim.accumulate)
     workers = default_workers() if machine.workers is None else machine.workers
     augment = _augment(recipe.data)
-    loader = _loader(recipe, source, learner, augment, accelerator, workers)
     mean, std = _statistics(recipe)
     learner.to(accelerator.device)
+    caches = build_caches(machine, recipe, source, learner, accelerator, precision)
+    marked = () if caches is None else tuple(caches.by_view)
+    loader = _loader(recipe, source, learner, augment, accelerator, workers, marked)
     optimiser = build_optimiser(learner, recipe.optim)
     # Copied before compilation and Accelerate change the learner's forward. With warm-up, for without it the
     # average of a short run would consist mostly of initial weights.
@@ -185,6 +191,7 @@ def prepare(
         total=total_steps(recipe.schedule, len(loader)),
         mean=mean,
         std=std,
+        caches=caches,
         environment=describe(accelerator, precision)
         | {"workers": workers, "compile": compiled, "checkpointing": machine.checkpointing}
         | ({"inputs": inputs} if inputs else {}),
@@ -255,9 +262,14 @@ def _loader(
     augment: Augment,
     accelerator: Accelerator,
     workers: int,
+    marked: tuple[str, ...],
 ) -> PretrainLoader:
     """Batches of one optimiser step for this process; accumulated parts are cut from them later, so that they
-    do not change which images a step sees."""
+    do not change which images a step sees.
+
+    Args:
+        marked: views that are asked about, where answers are kept.
+    """
     parts = accelerator.num_processes * recipe.optim.accumulate
     if recipe.optim.batch_size % parts:
         raise UserError(
@@ -276,6 +288,8 @@ def _loader(
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
             pin_memory=accelerator.device.type == "cuda",
+            crops=recipe.data.crops,
+            marked=marked,
         )
     except UserError:
         raise

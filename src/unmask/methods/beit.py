@@ -20,6 +20,8 @@ Differences from the official code:
   images, any number of channels.
 """
 
+from collections.abc import Mapping
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,6 +31,7 @@ from unmask.heads import CodeHead
 from unmask.masking import BlockMask, Mask
 from unmask.methods.base import Method
 from unmask.methods.card import Card
+from unmask.targets.answers import Coded, Question
 from unmask.tokenizers.base import Tokenizer
 from unmask.tokenizers.codes import Codes, score_codes
 
@@ -79,7 +82,7 @@ class BEiT(Method):
     def forward(
         self,
         images: Float[Tensor, "B C H W"],
-        token_images: Float[Tensor, "B C h w"],
+        token_images: Float[Tensor, "B C h w"] | Coded,
         *,
         mask: Mask | None = None,
     ) -> dict[str, Tensor]:
@@ -93,6 +96,10 @@ class BEiT(Method):
         codes = mask.masked(self.codes.encode(token_images))
         # compare
         return score_codes(logits, codes)
+
+    @property
+    def questions(self) -> Mapping[str, Question]:
+        return self.codes.questions
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"] | None:
         logits = self.head(self.encoder.hidden(images, mask, self.token))

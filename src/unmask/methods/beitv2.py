@@ -23,6 +23,7 @@ Differences from the official code:
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -36,6 +37,7 @@ from unmask.heads import CodeHead
 from unmask.masking import BlockMask, Mask
 from unmask.methods.base import Method
 from unmask.methods.card import Card
+from unmask.targets.answers import Coded, Question
 from unmask.tokenizers.base import Tokenizer
 from unmask.tokenizers.codes import Codes, score_codes
 
@@ -106,7 +108,7 @@ class BEiTv2(Method):
     def forward(
         self,
         images: Float[Tensor, "B C H W"],
-        token_images: Float[Tensor, "B C h w"],
+        token_images: Float[Tensor, "B C h w"] | Coded,
         *,
         mask: Mask | None = None,
     ) -> dict[str, Tensor]:
@@ -136,6 +138,10 @@ class BEiTv2(Method):
         norm = self.encoder.model.norm if self.further_norm is None else self.further_norm
         head = self.head if self.further_head is None else self.further_head
         return head(mask.masked(norm(tokens)[:, 1:]))
+
+    @property
+    def questions(self) -> Mapping[str, Question]:
+        return self.codes.questions
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"] | None:
         logits = self.head(self.encoder.hidden(images, mask, self.token))

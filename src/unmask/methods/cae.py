@@ -22,6 +22,8 @@ Differences from the official code:
   number of channels.
 """
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,6 +34,7 @@ from unmask.masking import BlockMask, Mask
 from unmask.methods.base import Method
 from unmask.methods.card import Card
 from unmask.regressor import LatentDecoder, LatentRegressor
+from unmask.targets.answers import Coded, Question
 from unmask.targets.average import MovingAverage, evaluated
 from unmask.tokenizers.base import Tokenizer
 from unmask.tokenizers.codes import Codes, score_codes
@@ -111,7 +114,7 @@ class CAE(Method):
     def forward(
         self,
         images: Float[Tensor, "B C H W"],
-        token_images: Float[Tensor, "B C h w"],
+        token_images: Float[Tensor, "B C h w"] | Coded,
         *,
         mask: Mask | None = None,
     ) -> dict[str, Tensor]:
@@ -140,6 +143,10 @@ class CAE(Method):
         encoded = self.teacher.module.visible(images, mask.inverse()).patches
         self.teacher.follow(self.encoder)
         return self.bridge(encoded)
+
+    @property
+    def questions(self) -> Mapping[str, Question]:
+        return self.codes.questions
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"] | None:
         latent = self.regressor(self.bridge(self.encoder.visible(images, mask).patches), mask)

@@ -25,6 +25,7 @@ Differences from the official code:
 * any teacher whose features lie on the backbone's grid.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch.nn.functional as F
@@ -41,6 +42,7 @@ from unmask.encoders.units import SCALES
 from unmask.masking import BlockMask, Mask
 from unmask.methods.base import Method
 from unmask.methods.card import Card
+from unmask.targets.answers import Question, Taught
 from unmask.targets.teacher import Teacher, require_grid
 
 
@@ -127,7 +129,7 @@ class ITPNTeacher(Method):
     def forward(
         self,
         images: Float[Tensor, "B C H W"],
-        teacher_images: Float[Tensor, "B C h w"],
+        teacher_images: Float[Tensor, "B C h w"] | Taught,
         *,
         mask: Mask | None = None,
     ) -> dict[str, Tensor]:
@@ -170,10 +172,19 @@ class ITPNTeacher(Method):
             tokens = block(tokens, self.encoder.model.positions)
         return self.auxiliary_head(tokens)
 
-    def target(self, teacher_images: Float[Tensor, "B C h w"]) -> Float[Tensor, "B N E"]:
+    def target(self, teacher_images: Float[Tensor, "B C h w"] | Taught) -> Float[Tensor, "B N E"]:
         """The teacher's features of every unit, each with mean 0 and variance 1."""
-        shown = (teacher_images + 1) / 2 if self.squeezed_range else teacher_images
-        return F.layer_norm(self.teacher(shown).patches, (self.teacher.dim,))
+        taught = teacher_images if isinstance(teacher_images, Taught) else self.taught(teacher_images)
+        return F.layer_norm(taught.patches, (self.teacher.dim,))
+
+    def taught(self, teacher_images: Float[Tensor, "B C h w"]) -> Taught:
+        """What the teacher says, of images in the range that it is shown."""
+        return self.teacher((teacher_images + 1) / 2 if self.squeezed_range else teacher_images)
+
+    @property
+    def questions(self) -> Mapping[str, Question]:
+        network = {**self.teacher.description, "squeezed_range": self.squeezed_range}
+        return {"teacher_images": Question(network=network, ask=self.taught)}
 
     def predict_features(
         self, images: Float[Tensor, "B C H W"], teacher_images: Float[Tensor, "B C h w"], *, mask: Mask

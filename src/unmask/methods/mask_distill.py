@@ -22,6 +22,7 @@ public re-implementations, and ours (marked *):
 * the share to hide is exact, 78 of 196 patches.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -39,6 +40,7 @@ from unmask.encoders.initialise import mask_token
 from unmask.masking import Mask, MaskName, create_masking
 from unmask.methods.base import Method
 from unmask.methods.card import Card
+from unmask.targets.answers import Coded, Question, Taught
 from unmask.targets.features import DistanceName, NormName, distance, normalise
 from unmask.targets.patches import PatchPixels
 from unmask.targets.teacher import Teacher, require_grid
@@ -144,8 +146,8 @@ class MaskDistill(Method):
     def forward(
         self,
         images: Float[Tensor, "B C H W"],
-        teacher_images: Float[Tensor, "B C _ _"] | None = None,
-        token_images: Float[Tensor, "B C _ _"] | None = None,
+        teacher_images: Float[Tensor, "B C _ _"] | Taught | None = None,
+        token_images: Float[Tensor, "B C _ _"] | Coded | None = None,
         *,
         mask: Mask | None = None,
     ) -> dict[str, Tensor]:
@@ -184,7 +186,7 @@ class MaskDistill(Method):
 
     @torch.no_grad()
     def target(
-        self, images: Tensor, teacher_images: Tensor | None, token_images: Tensor | None
+        self, images: Tensor, teacher_images: Tensor | Taught | None, token_images: Tensor | Coded | None
     ) -> Shaped[Tensor, "B N *E"]:
         """What every feature should be predicted as."""
         if self.codes is not None:
@@ -192,7 +194,14 @@ class MaskDistill(Method):
             return self.codes.encode(token_images)
         if self.teacher is None:
             return normalise(self.pixels.encode(images), self.target_norm)
-        return normalise(self.teacher(teacher_images).patches.float(), self.target_norm)
+        assert teacher_images is not None
+        return normalise(self.teacher.about(teacher_images).patches.float(), self.target_norm)
+
+    @property
+    def questions(self) -> Mapping[str, Question]:
+        if self.teacher is not None:
+            return {"teacher_images": self.teacher.question()}
+        return {} if self.codes is None else self.codes.questions
 
     def compare(
         self, prediction: Float[Tensor, "*n E"], target: Shaped[Tensor, "B N *E"], mask: Mask

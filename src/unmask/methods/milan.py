@@ -24,6 +24,7 @@ Differences from the official code:
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -38,7 +39,8 @@ from unmask.masking import ImportanceMask, Mask, RandomMask, WeighableMask
 from unmask.methods.base import Method
 from unmask.methods.card import Card
 from unmask.prompting import PromptingDecoder
-from unmask.targets.teacher import Taught, Teacher, require_grid
+from unmask.targets.answers import Question, Taught
+from unmask.targets.teacher import Teacher, require_grid
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +106,7 @@ class MILAN(Method):
     def forward(
         self,
         images: Float[Tensor, "B C H W"],
-        teacher_images: Float[Tensor, "B C h w"],
+        teacher_images: Float[Tensor, "B C h w"] | Taught,
         *,
         mask: Mask | None = None,
     ) -> dict[str, Tensor]:
@@ -115,7 +117,7 @@ class MILAN(Method):
                 is taken as it is.
         """
         # mask
-        taught = self.teacher(teacher_images, importance=self.by_attention)
+        taught = self.teacher.about(teacher_images, importance=self.by_attention)
         mask = self.weighed(self.draw(images) if mask is None else mask, taught)
         # encode
         seen = self.encoder.visible(images, mask)
@@ -126,6 +128,10 @@ class MILAN(Method):
         # compare
         cosine = F.cosine_similarity(prediction.float(), target, dim=-1)
         return {"loss": (2 - 2 * cosine).mean()}
+
+    @property
+    def questions(self) -> Mapping[str, Question]:
+        return {"teacher_images": self.teacher.question(importance=self.by_attention)}
 
     def predict_features(
         self, images: Float[Tensor, "B C H W"], teacher_images: Float[Tensor, "B C h w"], *, mask: Mask

@@ -17,6 +17,8 @@ No code was released. Masks and model are taken from BEiT, which the paper build
 same number of patches.
 """
 
+from collections.abc import Mapping
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,6 +28,7 @@ from unmask.heads import CodeHead
 from unmask.masking import BlockMask, Mask
 from unmask.methods.base import Method
 from unmask.methods.card import Card
+from unmask.targets.answers import Coded, Question
 from unmask.tokenizers.base import Tokenizer
 from unmask.tokenizers.codes import Codes, score_codes
 
@@ -74,7 +77,7 @@ class PeCo(Method):
     def forward(
         self,
         images: Float[Tensor, "B C H W"],
-        token_images: Float[Tensor, "B C h w"],
+        token_images: Float[Tensor, "B C h w"] | Coded,
         *,
         mask: Mask | None = None,
     ) -> dict[str, Tensor]:
@@ -88,6 +91,10 @@ class PeCo(Method):
         codes = mask.masked(self.codes.encode(token_images))
         # compare
         return score_codes(logits, codes)
+
+    @property
+    def questions(self) -> Mapping[str, Question]:
+        return self.codes.questions
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Mask) -> Float[Tensor, "B C H W"] | None:
         logits = self.head(self.encoder.hidden(images, mask, self.token))

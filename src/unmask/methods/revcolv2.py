@@ -25,6 +25,7 @@ Of the method those are:
 * pixels and features are always predicted from the last column, whose shape is the encoder's choice.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -39,6 +40,7 @@ from unmask.encoders.revcolv2_encoder import RevColViTEncoder
 from unmask.masking import Mask, RandomMask
 from unmask.methods.base import Method
 from unmask.methods.card import Card
+from unmask.targets.answers import Question, Taught
 from unmask.targets.patches import PatchPixels
 from unmask.targets.teacher import Teacher, require_grid
 
@@ -103,7 +105,7 @@ class RevColV2(Method):
     def forward(
         self,
         images: Float[Tensor, "B C H W"],
-        teacher_images: Float[Tensor, "B C h w"] | None = None,
+        teacher_images: Float[Tensor, "B C h w"] | Taught | None = None,
         *,
         mask: Mask | None = None,
     ) -> dict[str, Tensor]:
@@ -129,10 +131,14 @@ class RevColV2(Method):
         """What stands for a hidden patch at every level."""
         return list(self.mask_tokens.expand(self.encoder.model.num_levels, -1, -1, -1))
 
-    def feature_targets(self, teacher_images: Float[Tensor, "B C h w"]) -> Float[Tensor, "B N E"]:
+    @property
+    def questions(self) -> Mapping[str, Question]:
+        return {} if self.teacher is None else {"teacher_images": self.teacher.question()}
+
+    def feature_targets(self, teacher_images: Float[Tensor, "B C h w"] | Taught) -> Float[Tensor, "B N E"]:
         """The teacher's features of all patches, each with mean 0 and variance 1."""
         assert self.teacher is not None
-        patches = self.teacher(teacher_images).patches
+        patches = self.teacher.about(teacher_images).patches
         return F.layer_norm(patches.float(), patches.shape[-1:])
 
     def _scored(self, patches: Float[Tensor, "B N _"], mask: Mask) -> Tensor:

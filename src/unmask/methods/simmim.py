@@ -28,10 +28,11 @@ Differences from the official code:
   all else follows the paper's text, which leaves some of it open: see the docstrings of the parts.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from unmask.data.views import imagenet_statistics
@@ -43,6 +44,7 @@ from unmask.methods.base import Method
 from unmask.methods.card import Card
 from unmask.patches import normalise_locally, visible_statistics
 from unmask.targets import Cells, Target, create_target
+from unmask.targets.answers import Coded, Question
 from unmask.targets.pixels import LossName
 from unmask.tokenizers.base import Tokenizer
 from unmask.tokenizers.codes import Codes
@@ -162,7 +164,7 @@ class SimMIM(Method):
     def forward(
         self,
         images: Float[Tensor, "B C H W"],
-        token_images: Float[Tensor, "B C h w"] | None = None,
+        token_images: Float[Tensor, "B C h w"] | Coded | None = None,
         *,
         mask: Mask | None = None,
     ) -> dict[str, Tensor]:
@@ -173,7 +175,7 @@ class SimMIM(Method):
         # predict
         prediction = self.head(seen)
         # target
-        target = self.target(images, mask) if token_images is None else self.colours.encode(token_images)
+        target = self.target(images, mask) if token_images is None else self.codes_of(token_images)
         # compare
         return {"loss": self.average(self.colours.error(prediction.float(), target), mask)}
 
@@ -187,6 +189,15 @@ class SimMIM(Method):
         """What every cell should be predicted as; of one that is partly hidden, its hidden pixels."""
         pixels = images if self.local_window is None else normalise_locally(images, self.local_window)
         return self.colours.encode(self.cells.colours(pixels, mask if self.scope == "hidden" else None))
+
+    def codes_of(self, token_images: Float[Tensor, "B C h w"] | Coded) -> Int[Tensor, "B N"]:
+        """The same where the tokenizer tells, for it looks at images of its own."""
+        assert isinstance(self.colours, Codes)
+        return self.colours.encode(token_images)
+
+    @property
+    def questions(self) -> Mapping[str, Question]:
+        return self.colours.questions if isinstance(self.colours, Codes) else {}
 
     def average(self, error: Float[Tensor, "B c h w"], mask: Mask) -> Float[Tensor, ""]:
         """Mean error over all pixels that are scored."""

@@ -48,6 +48,8 @@ class Data(Section):
     crop_scale: tuple[Fraction, Fraction] = (0.2, 1.0)  # share of the picture's area
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
     flip: bool = True
+    crops: PositiveInt | None = None  # of an image, one after the other, an epoch each; None is a new one
+    # every epoch. Few let what a teacher or tokenizer says be kept (--cache)
     jitter: tuple[Strength, Strength, Strength, Strength] = (0.0, 0.0, 0.0, 0.0)
     # of brightness, contrast, saturation and hue, the same for all views; needs RGB of 8 bits
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"

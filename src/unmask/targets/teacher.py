@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,22 +14,7 @@ from unmask.data.views import View
 from unmask.encoders.base import Encoder
 from unmask.errors import UserError
 from unmask.masking import Grid
-
-
-@dataclass(frozen=True, kw_only=True)
-class Taught:
-    """What a teacher says of images; float32, without gradient.
-
-    Attributes:
-        patches: [B, N, D], in raster order of the teacher's grid.
-        cls: [B, D], its class token; None if it has none.
-        importance: [B, N], how much the last block's class token looks at every patch, the mean of the heads;
-            None unless asked for.
-    """
-
-    patches: Float[Tensor, "B N D"]
-    cls: Float[Tensor, "B D"] | None = None
-    importance: Float[Tensor, "B N"] | None = None
+from unmask.targets.answers import Question, Taught
 
 
 class Teacher(nn.Module, ABC):
@@ -66,6 +51,17 @@ class Teacher(nn.Module, ABC):
         Raises:
             ValueError: importance is asked of a network without attention of a class token.
         """
+
+    def about(self, images: Float[Tensor, "B C H W"] | Taught, *, importance: bool = False) -> Taught:
+        """What it says of images, as `forward`; what it said of them before is handed through."""
+        return images if isinstance(images, Taught) else self(images, importance=importance)
+
+    def question(self, *, importance: bool = False) -> Question:
+        """To ask about its images what `forward` says."""
+        return Question(
+            network={**self.description, "importance": importance},
+            ask=partial(self, importance=importance),
+        )
 
     def states(self, images: Float[Tensor, "B C H W"], *, depths: int) -> tuple[Float[Tensor, "B _ _"], ...]:
         """What it computes on the way, places by features; gradients pass through to the images.

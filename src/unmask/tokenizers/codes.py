@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from unmask.data.views import View, imagenet_statistics
 from unmask.encoders.base import Encoder
 from unmask.masking import Grid, Mask
-from unmask.targets.frozen import Frozen
+from unmask.targets.answers import Coded, Question
+from unmask.targets.frozen import Frozen, fingerprint
 from unmask.tokenizers.base import Tokenizer
 
 
@@ -88,13 +89,24 @@ class Codes(nn.Module):
         return cls(tokenizer, encoder, mean=mean, std=std)
 
     @torch.no_grad()
-    def encode(self, token_images: Float[Tensor, "B C h w"]) -> Int[Tensor, "B N"]:
+    def encode(self, token_images: Float[Tensor, "B C h w"] | Coded) -> Int[Tensor, "B N"]:
         """The code of every place, in raster order of `grid`.
 
         Args:
-            token_images: the view of that name, pixels in [0, 1].
+            token_images: the view of that name, pixels in [0, 1]; or their codes, if they are known.
         """
-        return self.tokenizer.network.codes(token_images)
+        return token_images.codes if isinstance(token_images, Coded) else self._ask(token_images).codes
+
+    @property
+    def questions(self) -> Mapping[str, Question]:
+        """Of a method that predicts them."""
+        tokenizer = self.tokenizer.network
+        network = {"weights": fingerprint(tokenizer), "image_size": tokenizer.image_size}
+        # Its description says what no weights tell.
+        return {"token_images": Question(network=network | {"parts": repr(tokenizer)}, ask=self._ask)}
+
+    def _ask(self, token_images: Float[Tensor, "B C h w"]) -> Coded:
+        return Coded(codes=self.tokenizer.network.codes(token_images))
 
     def error(
         self, prediction: Float[Tensor, "B K h w"], codes: Int[Tensor, "B N"]

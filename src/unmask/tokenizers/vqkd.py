@@ -17,6 +17,7 @@ codes that die move to vectors of the batch (`Quantizer`). As in the official co
 makes the second term weaker than the paper's squared distance, as many times as a code has dimensions.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unmask.encoders import Encoder, create_encoder
+from unmask.targets.answers import Question, Taught
 from unmask.targets.teacher import Teacher
 from unmask.tokenizers.base import Tokenizer, require_places
 from unmask.tokenizers.quantizer import CosineQuantizer
@@ -97,13 +99,13 @@ class VQKD(Tokenizer):
         self.views = {**self.views, "teacher_images": teacher.view(self.encoder)}
 
     def forward(
-        self, images: Float[Tensor, "B C H W"], teacher_images: Float[Tensor, "B C h w"]
+        self, images: Float[Tensor, "B C H W"], teacher_images: Float[Tensor, "B C h w"] | Taught
     ) -> dict[str, Tensor]:
         if self.teacher is None:
             raise ValueError("VQ-KD learns from a teacher, and this one was built without")
         quantized = self.quantizer(self.vectors(images))
         prediction = self.predict(quantized.vectors)
-        target = self.teacher(teacher_images).patches
+        target = self.teacher.about(teacher_images).patches
         distance = 1 - F.cosine_similarity(prediction, target.float(), dim=-1).mean()
         return {
             "loss": distance + self.commitment * quantized.commitment,
@@ -111,6 +113,10 @@ class VQKD(Tokenizer):
             "commitment": quantized.commitment,
             **quantized.figures,
         }
+
+    @property
+    def questions(self) -> Mapping[str, Question]:
+        return {} if self.teacher is None else {"teacher_images": self.teacher.question()}
 
     def vectors(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N E"]:
         """What is quantised, before it gets length 1."""

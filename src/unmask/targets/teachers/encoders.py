@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from unmask.encoders.base import Encoder
+from unmask.targets.answers import Taught
 from unmask.targets.frozen import Frozen, Standardise, fingerprint
-from unmask.targets.teacher import Taught, Teacher, evenly
+from unmask.targets.teacher import Teacher, evenly
 
 Tap = Literal["norm", "resid", "proj"]
 TAPS: dict[Tap, str] = {

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unmask.masking import Grid
+from unmask.targets.answers import Taught
 from unmask.targets.frozen import Frozen, Standardise, fingerprint
-from unmask.targets.teacher import Taught, Teacher, evenly
+from unmask.targets.teacher import Teacher, evenly
 
 COARSE = 32  # a map of this stride is enlarged twice where the grid allows
 
