@@ -99,7 +99,7 @@ def describe(name: str, *, images: int | None = None, tokenizer: bool = False) -
         "timm.create_model": encoder.architecture,
     }
     kind = type(encoder.model)
-    whose = "of timm's" if kind.__module__.startswith("timm.") else "that timm does not have"
+    whose = "of timm's" if kind.__module__.startswith("timm.") else "of unmask's"
     return name, f"A {kind.__name__} {whose}.", json.dumps(facts, indent=2)
 
 
