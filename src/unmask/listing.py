@@ -98,7 +98,9 @@ def describe(name: str, *, images: int | None = None, tokenizer: bool = False) -
         "dim": encoder.dim,
         "timm.create_model": encoder.architecture,
     }
-    return name, f"A timm {type(encoder.model).__name__}.", json.dumps(facts, indent=2)
+    kind = type(encoder.model)
+    whose = "of timm's" if kind.__module__.startswith("timm.") else "of unmask's"
+    return name, f"A {kind.__name__} {whose}.", json.dumps(facts, indent=2)
 
 
 def unified_table() -> str:

@@ -54,7 +54,7 @@ def create_teacher(name: str, *, grid: Grid, channels: int = 3) -> Teacher:
         except UserError:
             raise
         except ValueError as error:
-            raise UserError(f"method.teacher={name}: {error}") from error
+            raise UserError(f"the teacher {name}: {error}") from error
 
 
 def _split(name: str) -> tuple[str, str]:
