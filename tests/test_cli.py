@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from torch import Tensor
+from typer.testing import CliRunner
 
 import unmask as unmask_package
 from tests.convert.official import save as save_official
@@ -135,19 +136,26 @@ def test_version() -> None:
     assert unmask("--version").stdout == f"unmask {unmask_package.__version__}\n"
 
 
+def answer(*arguments: str) -> str:
+    """What a command prints, in this process."""
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
 def test_list_and_show() -> None:
-    assert [line.split()[0] for line in unmask("list", "methods").stdout.splitlines()] == list(METHODS)
-    assert "simmim_swin_base_800ep" in unmask("list", "recipes").stdout
-    assert "vit_tiny_patch16_224" in unmask("list", "encoders", "tiny").stdout.splitlines()
-    shown = unmask("show", "mae_vit_base_800ep").stdout
+    assert [line.split()[0] for line in answer("list", "methods").splitlines()] == list(METHODS)
+    assert "simmim_swin_base_800ep" in answer("list", "recipes")
+    assert "vit_tiny_patch16_224" in answer("list", "encoders", "tiny").splitlines()
+    shown = answer("show", "mae_vit_base_800ep")
     assert "Published:" in shown and '"base_lr": 0.00015' in shown
-    mae = unmask("show", "mae").stdout
+    mae = answer("show", "mae")
     assert "arXiv 2111.06377" in mae and "--images 3000" in mae and MAE.card.masking in mae
-    assert "unmask show peco --tokenizer" in unmask("show", "peco").stdout
-    assert "Defaults of `unmask tokenizer peco`" in unmask("show", "peco", "--tokenizer").stdout
-    few = unmask("show", "mae", "--images", "3000").stdout
+    assert "unmask show peco --tokenizer" in answer("show", "peco")
+    assert "Defaults of `unmask tokenizer peco`" in answer("show", "peco", "--tokenizer")
+    few = answer("show", "mae", "--images", "3000")
     assert "for 3,000 images" in few and '"patch_size": 8' in few
-    assert '"dim": 192' in unmask("show", "vit_tiny_patch16_224").stdout
+    assert '"dim": 192' in answer("show", "vit_tiny_patch16_224")
 
 
 @pytest.mark.parametrize(
