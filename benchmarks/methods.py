@@ -46,7 +46,8 @@ from unmask.evaluate.subject import find_subject
 from unmask.methods import METHODS
 from unmask.recipes import SMALL, Recipe
 from unmask.recipes.build import build_encoder, lacking
-from unmask.recipes.resolve import resolve_recipe, tokenizer_for
+from unmask.recipes.resolve import resolve_recipe
+from unmask.recipes.stages import tokenizer_for
 from unmask.runs import read_log
 from unmask.targets.teachers import LITE0, create_teacher
 

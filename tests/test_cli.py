@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from torch import Tensor
+from typer.testing import CliRunner
 
 import unmask as unmask_package
 from tests.convert.official import save as save_official
 from unmask import cli
 from unmask.masking import Mask
-from unmask.methods import MAE
+from unmask.methods import MAE, METHODS
 
 TINY = ["--encoder", "vit_tiny_patch16_224", "--image-size", "32", "--batch-size", "8", "--workers", "0"]
 TINY += ["--device", "cpu", "encoder.embed_dim=48", "encoder.depth=2"]
@@ -26,7 +27,7 @@ TINY += ["method.decoder_dim=32", "method.decoder_depth=1", "method.decoder_head
 
 
 def unmask(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "unmask.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "unmask", *map(str, arguments)]
     environment = os.environ | {"COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
 
@@ -135,17 +136,26 @@ def test_version() -> None:
     assert unmask("--version").stdout == f"unmask {unmask_package.__version__}\n"
 
 
+def answer(*arguments: str) -> str:
+    """What a command prints, in this process."""
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
 def test_list_and_show() -> None:
-    assert unmask("list", "methods").stdout.splitlines()[0].startswith("mae")
-    assert "simmim_swin_base_800ep" in unmask("list", "recipes").stdout
-    assert "vit_tiny_patch16_224" in unmask("list", "encoders", "tiny").stdout.splitlines()
-    shown = unmask("show", "mae_vit_base_800ep").stdout
+    assert [line.split()[0] for line in answer("list", "methods").splitlines()] == list(METHODS)
+    assert "simmim_swin_base_800ep" in answer("list", "recipes")
+    assert "vit_tiny_patch16_224" in answer("list", "encoders", "tiny").splitlines()
+    shown = answer("show", "mae_vit_base_800ep")
     assert "Published:" in shown and '"base_lr": 0.00015' in shown
-    assert "arXiv 2111.06377" in unmask("show", "mae").stdout
-    assert "--images 3000" in unmask("show", "mae").stdout
-    few = unmask("show", "mae", "--images", "3000").stdout
+    mae = answer("show", "mae")
+    assert "arXiv 2111.06377" in mae and "--images 3000" in mae and MAE.card.masking in mae
+    assert "unmask show peco --tokenizer" in answer("show", "peco")
+    assert "Defaults of `unmask tokenizer peco`" in answer("show", "peco", "--tokenizer")
+    few = answer("show", "mae", "--images", "3000")
     assert "for 3,000 images" in few and '"patch_size": 8' in few
-    assert '"dim": 192' in unmask("show", "vit_tiny_patch16_224").stdout
+    assert '"dim": 192' in answer("show", "vit_tiny_patch16_224")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +195,20 @@ def test_list_and_show() -> None:
             ["show", "mae_vit_base_800ep", "--images", "3000"],
             "--images goes with a method (mae, simmim, ",
         ),
+        (["show", "mae", "--tokenizer"], "no tokenizer is called 'mae'. Tokenizers: dvae, peco, vqkd."),
         (["list", "methds"], "methods"),
+        (
+            ["pretrain", "milan", "--data", "{photos}", "--out", "{tmp}/r", "method.teacher=none"],
+            "MILAN cannot do without a teacher",
+        ),
+        (
+            ["pretrain", "milan", "--data", "{photos}", "--out", "{tmp}/r", "method.teacher={tmp}/no"],
+            "and there is no such path. Possible are efficientnet_lite0, timm:NAME",
+        ),
+        (
+            ["pretrain", "beit", "--data", "{photos}", "--out", "{tmp}/r", "method.tokenizer={photos}"],
+            "there is no tokenizer {photos}",
+        ),
         (["reconstruct", "{tmp}", "a.jpg"], "{tmp}"),
         (["convert", "{tmp}/none.pth"], "{tmp}/none.pth is not there"),
         (["convert", "{photos}", "--out", "{tmp}/out"], "a folder; give the file in it"),

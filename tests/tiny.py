@@ -57,8 +57,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 TABLES = tempfile.TemporaryDirectory()
 DROPPING = ("vit", "vit_registers", "vit_no_class_token", "rope_axial", "rope_mixed", "dinov3", "eva02")
-DROPPING += ("beit_placed", "hivit", "hivit_bias", "revcolv2", "revcolv2_up")
-DROPPING += ("hivit", "hivit_bias", "fast_itpn", "revcolv2", "revcolv2_up")
+DROPPING += ("beit_placed", "hivit", "hivit_bias", "fast_itpn", "revcolv2", "revcolv2_up")
 
 DECODER = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
 METHOD_OPTIONS: dict[str, dict[str, Any]] = {

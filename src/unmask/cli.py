@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -22,6 +23,10 @@ from unmask.commands import attention, colours, compare, convert, embed, masks, 
 from unmask.engine.launch import speaks
 from unmask.errors import UserError
 from unmask.options import (
+    SEE,
+    START,
+    TRAIN,
+    USE,
     BatchSize,
     Cache,
     CacheSize,
@@ -34,6 +39,7 @@ from unmask.options import (
     LearningRate,
     MethodOrRecipe,
     Overwrite,
+    Pictures,
     Precision,
     RandomSeed,
     Resume,
@@ -57,9 +63,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(evaluate_app, name="evaluate")
-app.command()(check)
-app.command()(shrink)
 
 
 def show_version(wanted: bool) -> None:
@@ -78,7 +81,6 @@ def options(
     """Options before the command; `main` looks for --debug itself."""
 
 
-@app.command()
 def pretrain(
     method_or_recipe: MethodOrRecipe,
     data: Data,
@@ -132,16 +134,9 @@ def pretrain(
         raise typer.Exit(run.interrupted)
 
 
-app.command()(tokenizer)
-app.command()(codes)
-app.command()(attention)
-app.command()(embed)
-
-
-@app.command()
 def reconstruct(
     run: Run,
-    pictures: Annotated[list[Path], typer.Argument(help="Any pictures.")],
+    pictures: Pictures,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="PNG to write.")] = None,
     mask_ratio: Annotated[float | None, typer.Option(help="Share to hide; the run's if not given.")] = None,
     features: Annotated[
@@ -155,7 +150,6 @@ def reconstruct(
     typer.echo(reconstruct(run, pictures, out=out, mask_ratio=mask_ratio, seed=seed, features=features))
 
 
-@app.command()
 def report(run: Run) -> None:
     """Write a run's report.html anew."""
     from unmask.report import write_report
@@ -163,7 +157,6 @@ def report(run: Run) -> None:
     typer.echo(write_report(run))
 
 
-@app.command()
 def export(
     run: Run,
     to: Annotated[str, typer.Option(metavar="timm|huggingface|onnx|safetensors", help="Format.")] = "timm",
@@ -178,18 +171,12 @@ def export(
     typer.echo(export(run, to=to, out=out, normalise=normalise))
 
 
-app.command()(compare)
-app.command()(colours)
-app.command()(convert)
-app.command()(masks)
-
-
-@app.command("list")
 def list_names(
     what: Annotated[
-        Literal["methods", "tokenizers", "encoders", "recipes"], typer.Argument(help="What to list.")
+        Literal["methods", "tokenizers", "encoders", "recipes"],
+        typer.Argument(metavar="WHAT", help="What to list."),
     ],
-    pattern: Annotated[str, typer.Argument(help="Only names with this in them.")] = "",
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Only names with this in them.")] = "",
 ) -> None:
     """Names of methods, tokenizers, encoders or published runs."""
     from unmask.listing import listing
@@ -198,23 +185,29 @@ def list_names(
     found = list(listing(what, pattern))
     if not found:
         raise UserError(f"none of the {what} has {pattern!r} in its name; `unmask list {what}` shows all")
+    width = max(len(name) for name, _ in found)
     for name, summary in found:
-        console.print(
-            f"[bold]{name}[/]  {escape(summary)}" if summary else name, highlight=False, soft_wrap=True
-        )
+        line = f"[bold]{name:<{width}}[/]  {escape(summary)}" if summary else name
+        console.print(line, highlight=False, soft_wrap=True)
+    if what != "encoders":
+        Console(stderr=True).print(f"\n`unmask show NAME` tells all about one of these {what}.", style="dim")
 
 
-@app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Method, tokenizer, published run, recipe.json, or encoder.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Method, tokenizer, published run, encoder, recipe.json.")
+    ],
     images: Annotated[
         int | None, typer.Option(min=1, help="Of a method: its defaults for a data set of this many.")
     ] = None,
+    tokenizer: Annotated[
+        bool, typer.Option("--tokenizer", help="The tokenizer, where a method has the same name (peco).")
+    ] = False,
 ) -> None:
     """Everything that a name stands for: the paper and the complete recipe."""
     from unmask.listing import describe
 
-    title, text, json = describe(name, images=images)
+    title, text, json = describe(name, images=images, tokenizer=tokenizer)
     console = Console()
     console.print(f"[bold]{escape(title)}[/]\n", highlight=False)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -222,7 +215,6 @@ def show(
         console.print_json(json)
 
 
-@app.command()
 def demo(
     out: RunFolder = Path("runs/demo"),
     overwrite: Overwrite = False,
@@ -235,6 +227,19 @@ def demo(
     code = demo(out=out, overwrite=overwrite, device=device, seed=seed)
     if code:
         raise typer.Exit(code)
+
+
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    START: (demo, list_names, show),
+    TRAIN: (check, shrink, colours, masks, pretrain, tokenizer),
+    SEE: (report, reconstruct, attention, codes, compare),
+    USE: (embed, export, convert),
+}
+NAMES = {list_names: "list"}
+for _panel, _commands in COMMANDS.items():
+    for _command in _commands:
+        app.command(NAMES.get(_command), rich_help_panel=_panel)(_command)
+app.add_typer(evaluate_app, name="evaluate", rich_help_panel=SEE)
 
 
 def fail(message: str, *, debug: bool) -> NoReturn:

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from unmask.options import (
+    AnySize,
     Baselines,
     Device,
     ImagesAtATime,
@@ -18,7 +19,6 @@ from unmask.options import (
     Pools,
     RandomSeed,
     Rates,
-    Size,
     Subject,
     Workers,
 )
@@ -38,7 +38,7 @@ def evaluate_knn(
     pool: Pool = "mean",
     layer: Layer = None,
     baselines: Baselines = False,
-    image_size: Size = None,
+    image_size: AnySize = None,
     batch_size: ImagesAtATime = 64,
     device: Device = "auto",
     workers: Workers = None,
@@ -63,7 +63,7 @@ def evaluate_linear(
     pool: Pool = "mean",
     layer: Layer = None,
     baselines: Baselines = False,
-    image_size: Size = None,
+    image_size: AnySize = None,
     batch_size: ImagesAtATime = 64,
     device: Device = "auto",
     workers: Workers = None,
@@ -86,7 +86,7 @@ def evaluate_sweep(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the features.")] = 90,
     flip: Annotated[bool, typer.Option("--flip", help="Use the mirrored training images too.")] = False,
     baselines: Baselines = False,
-    image_size: Size = None,
+    image_size: AnySize = None,
     batch_size: ImagesAtATime = 64,
     device: Device = "auto",
     workers: Workers = None,

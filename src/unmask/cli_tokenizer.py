@@ -55,7 +55,7 @@ def tokenizer(
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a tokenizer on unlabelled images: what BEiT, PeCo and BEiT v2 predict."""
+    """Train a tokenizer on unlabelled images: what BEiT, PeCo, BEiT v2 and CAE predict."""
     from unmask.engine.first_stage import train_tokenizer
     from unmask.engine.machine import leave
 

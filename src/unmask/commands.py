@@ -7,14 +7,15 @@ import typer
 from rich.console import Console
 
 from unmask.options import (
+    AnySize,
     Data,
     Device,
     ImagesAtATime,
     Layer,
+    Pictures,
     Pool,
     RandomSeed,
     Settings,
-    Size,
     Subject,
     Workers,
     key_values,
@@ -23,7 +24,9 @@ from unmask.options import (
 
 
 def convert(
-    file: Annotated[Path, typer.Argument(help="PyTorch file (.pth, .pt, .bin) or safetensors.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="PyTorch file (.pth, .pt, .bin), safetensors.")
+    ],
     settings: Settings = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder to make; runs/NAME_OF_THE_FILE if not given.")
@@ -37,7 +40,7 @@ def convert(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of two runs or more.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of two runs or more.")],
     pictures: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Any picture; once for each of several.")
     ] = None,
@@ -71,7 +74,7 @@ def masks(
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Any picture, to hide parts of.")
     ] = None,
-    image_size: Size = None,
+    image_size: AnySize = None,
     count: Annotated[int, typer.Option("--masks", min=1, help="Masks for every number.")] = 50,
     seed: RandomSeed = 0,
 ) -> None:
@@ -115,7 +118,7 @@ def embed(
     pool: Pool = "mean",
     layer: Layer = None,
     patches: Annotated[bool, typer.Option("--patches", help="The features of every patch too.")] = False,
-    image_size: Size = None,
+    image_size: AnySize = None,
     batch_size: ImagesAtATime = 64,
     device: Device = "auto",
     workers: Workers = None,
@@ -135,13 +138,13 @@ def embed(
 
 def attention(
     subject: Subject,
-    pictures: Annotated[list[Path], typer.Argument(help="Any pictures.")],
+    pictures: Pictures,
     at: Annotated[
         list[str] | None,
         typer.Option(metavar="X,Y", help="Place that looks, 0,0 to 1,1: across, down. Repeatable. [0.5,0.5]"),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="PNG to write.")] = None,
-    image_size: Size = None,
+    image_size: AnySize = None,
     seed: RandomSeed = 0,
 ) -> None:
     """See where chosen patches of pictures look, in the last block of an encoder."""

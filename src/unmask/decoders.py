@@ -10,7 +10,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from unmask.encoders.base import Features
+from unmask.encoders.base import Encoder, Features
 from unmask.encoders.initialise import xavier_linear
 from unmask.masking import Grid, Mask
 from unmask.patches import sincos_table
@@ -139,6 +139,20 @@ class ViTDecoder(_Decoder):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.apply(xavier_linear)
         nn.init.normal_(self.mask_token, std=0.02)
+
+    @classmethod
+    def of(cls, encoder: Encoder, *, dim: int, depth: int, heads: int, first: str = "column") -> "ViTDecoder":
+        """For what an encoder makes of visible patches."""
+        return cls(
+            encoder.visible_dim,
+            encoder.grid,
+            cls=encoder.has_cls,
+            norm_input=encoder.visible_dim != encoder.dim,
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            first=first,
+        )
 
     def forward(
         self, seen: Features, mask: Mask, *, hidden_only: bool = False

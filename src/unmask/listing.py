@@ -15,6 +15,8 @@ from unmask.recipes.resolve import FEW_IMAGES, resolve_recipe, resolve_tokenizer
 if TYPE_CHECKING:
     from unmask.methods.card import Card
 
+HEADS = {"title": "method", "student": "what the encoder sees"}  # of a card's fields that are named otherwise
+
 
 def listing(what: str, pattern: str = "") -> Iterator[tuple[str, str]]:
     """(name, one line about it) of every method, encoder or published run whose name contains `pattern`."""
@@ -27,7 +29,7 @@ def listing(what: str, pattern: str = "") -> Iterator[tuple[str, str]]:
 
         for name, method in METHODS.items():
             if pattern in name:
-                yield name, f"{_paper(method)[0].split(': ', 1)[-1]}\n{_in_short(method.card)}"
+                yield name, _paper(method)[0].split(": ", 1)[-1]
     elif what == "tokenizers":
         from unmask.tokenizers import TOKENIZERS
 
@@ -40,26 +42,29 @@ def listing(what: str, pattern: str = "") -> Iterator[tuple[str, str]]:
                 yield name, (inspect.getdoc(recipe) or "").splitlines()[0]
 
 
-def describe(name: str, *, images: int | None = None) -> tuple[str, str, str]:
+def describe(name: str, *, images: int | None = None, tokenizer: bool = False) -> tuple[str, str, str]:
     """(title, text, JSON) about a method, a published run, a recipe file or an encoder.
 
     Args:
         images: in the data set that a method's defaults are wanted for; None is many.
+        tokenizer: the tokenizer of this name, where a method has it too.
 
     Raises:
         UserError: nothing has this name, or what has it does not follow from the number of images.
     """
-    if name in DEFAULTS:
+    if tokenizer and name not in TOKENIZER_DEFAULTS:
+        raise UserError(f"no tokenizer is called {name!r}. Tokenizers: {', '.join(TOKENIZER_DEFAULTS)}.")
+    if name in DEFAULTS and not tokenizer:
         from unmask.methods import METHODS
 
         title, *rest = _paper(METHODS[name])
-        text = "\n".join(rest).strip() + "\n\n" + _defaults_of(name, images)
-        return title, text, resolve_recipe(name, images=images).to_json()
+        parts = ("\n".join(rest).strip(), _in_short(METHODS[name].card), _defaults_of(name, images))
+        return title, "\n\n".join(parts), resolve_recipe(name, images=images).to_json()
     if name in TOKENIZER_DEFAULTS:
         from unmask.tokenizers import TOKENIZERS
 
         title, *rest = _paper(TOKENIZERS[name])
-        text = "\n".join(rest).strip() + "\n\n" + _defaults_of(name, images, command="tokenizer")
+        text = "\n".join(rest).strip() + "\n\n" + _defaults_of(name, images, tokenizer=True)
         return title, text, resolve_tokenizer(name, images=images).to_json()
     if images is not None:
         raise UserError(
@@ -93,7 +98,9 @@ def describe(name: str, *, images: int | None = None) -> tuple[str, str, str]:
         "dim": encoder.dim,
         "timm.create_model": encoder.architecture,
     }
-    return name, f"A timm {type(encoder.model).__name__}.", json.dumps(facts, indent=2)
+    kind = type(encoder.model)
+    whose = "of timm's" if kind.__module__.startswith("timm.") else "of unmask's"
+    return name, f"A {kind.__name__} {whose}.", json.dumps(facts, indent=2)
 
 
 def unified_table() -> str:
@@ -101,19 +108,17 @@ def unified_table() -> str:
     from unmask.methods import METHODS
     from unmask.methods.card import Card
 
-    heads = {"title": "method", "student": "what the encoder sees"}
     names = [field.name for field in fields(Card)]
-    lines = [[heads.get(name, name) for name in names], ["---"] * len(names)]
+    lines = [[HEADS.get(name, name) for name in names], ["---"] * len(names)]
     lines += [list(asdict(method.card).values()) for method in METHODS.values()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def _in_short(card: "Card") -> str:
-    """A card in two indented lines."""
-    return (
-        f"    predicts {card.target} (normalised: {card.normalisation}); sees {card.student}\n"
-        f"    {card.head}; {card.loss}; {card.masking}"
-    )
+    """A card as a list, beside which those of other methods can be read."""
+    rows = {HEADS.get(name, name): text for name, text in asdict(card).items() if name != "title"}
+    width = max(map(len, rows))
+    return "\n".join(f"{head:<{width}}  {text}" for head, text in rows.items())
 
 
 def _paper(method: type) -> list[str]:
@@ -121,14 +126,18 @@ def _paper(method: type) -> list[str]:
     return (inspect.getdoc(inspect.getmodule(method)) or method.__name__).splitlines()
 
 
-def _defaults_of(name: str, images: int | None, *, command: str = "pretrain") -> str:
+def _defaults_of(name: str, images: int | None, *, tokenizer: bool = False) -> str:
     """What the recipe that follows is."""
-    what = f"Defaults of `unmask {command} {name}`"
+    what = f"Defaults of `unmask {'tokenizer' if tokenizer else 'pretrain'} {name}`"
     if images is not None:
         return f"{what} for {images:,} images:"
+    shared = name in DEFAULTS and name in TOKENIZER_DEFAULTS
+    flag = " --tokenizer" if shared and tokenizer else ""
+    hint = f"A tokenizer has this name too: `unmask show {name} --tokenizer`.\n\n"
     return (
-        f"Fewer than {FEW_IMAGES:,} images get a smaller network, smaller images and a shorter run: `unmask "
-        f"show {name} --images 3000`.\n\n{what} for more of them, before epochs follow from their number:"
+        f"{hint if shared and not tokenizer else ''}Fewer than {FEW_IMAGES:,} images get a smaller network, "
+        f"smaller images and a shorter run: `unmask show {name}{flag} --images 3000`.\n\n{what} for more of "
+        "them, before epochs follow from their number:"
     )
 
 

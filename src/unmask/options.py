@@ -8,6 +8,8 @@ import typer
 
 from unmask.errors import UserError
 
+# Commands in `unmask --help`, options in that of a command.
+START, TRAIN, SEE, USE = "Start", "Train", "See what was learned", "Use it"
 LEARNED, MACHINE, FOLDER = "What is learned", "Machine (cannot change what is learned)", "Run folder"
 
 
@@ -78,15 +80,15 @@ def folder(*names: str, **text: Any) -> Any:
 MethodOrRecipe = Annotated[
     str,
     typer.Argument(
-        metavar="METHOD_OR_RECIPE", help="Method (mae, simmim), published run, or path of a recipe.json."
+        metavar="METHOD_OR_RECIPE",
+        help="Method or published run (`unmask list methods`, `unmask list recipes`), or a recipe.json.",
     ),
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Settings: method.*, encoder.* (or tokenizer.*), data.*, optim.*, schedule.*, checkpoint.*, "
-        "probe.*",
+        help="Settings, such as method.mask_ratio=0.6; `unmask show NAME` prints all of them.",
     ),
 ]
 CheckedRecipe = Annotated[
@@ -127,7 +129,11 @@ RunFolder = Annotated[Path, folder(metavar="DIR", help="The run's folder.")]
 Resume = Annotated[bool, folder("--resume", help="Go on with the run in DIR.")]
 Overwrite = Annotated[bool, folder("--overwrite", help="Delete the run in DIR first.")]
 
-Run = Annotated[Path, typer.Argument(help="Run folder.")]
+AnySize = Annotated[
+    Any, typer.Option(metavar="N|HxW", parser=image_size, help="Pixels; those of training if not given.")
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
+Pictures = Annotated[list[Path], typer.Argument(metavar="PICTURE", help="Any pictures.")]
 Subject = Annotated[
     str, typer.Argument(metavar="RUN_OR_TIMM_NAME", help="Run folder, timm name, random:NAME, or pixels.")
 ]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.data.conftest import encoded
-from tests.data.test_sources import not_root
+from tests.data.test_sources import let_others_in, not_root
 from tests.data.zoo import ARRAYS, ZOO, Case, npy
 from unmask.data import Augment, DecodeError, EvaluationLoader, PretrainLoader, View, open_source
 from unmask.data.inspect import look
@@ -94,11 +94,9 @@ def test_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> N
         assert reason in said
 
 
-def test_unreadable_file(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+def test_unreadable_file(tmp_path: Path) -> None:
     folder = home(tmp_path, Case(lambda folder: (folder / "a.jpg").write_bytes(b""), "skipped"))
-    for path in (folder, *folder.parents):
-        if str(path).startswith(str(tmp_path_factory.getbasetemp().parent)):
-            path.chmod(0o755)
+    let_others_in(folder)
     (folder / "a.jpg").chmod(0)
     with not_root():
         loader = EvaluationLoader(open_source(folder), (16, 16), batch_size=64)

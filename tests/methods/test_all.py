@@ -142,13 +142,14 @@ def traces(request: pytest.FixtureRequest) -> dict[str, str]:
     chosen = {
         f"{item.callspec.params['name']}-{item.callspec.params['encoder']}"
         for item in request.session.items
-        if isinstance(item, pytest.Function) and item.originalname == "test_traces_as_one_graph"
+        if isinstance(item, pytest.Function) and item.function is test_traces_as_one_graph
     }
     command = [sys.executable, "-m", "tests.methods.trace", *sorted(chosen)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.xdist_group("traces")  # one process makes them all
 @every_pair
 def test_traces_as_one_graph(name: str, encoder: str, traces: dict[str, str]) -> None:
     assert traces[f"{name}-{encoder}"] == ""

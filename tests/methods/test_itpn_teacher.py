@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_refused() -> None:
     hivit, vit = tiny_encoder("hivit"), tiny_encoder("vit")
     with pytest.raises(ValueError, match="hivit_tiny"):
         ITPNTeacher(vit, teacher=tiny_teacher(vit))
-    with pytest.raises(ValueError, match="grid of 8 x 8"):
+    with pytest.raises(ValueError, match="8 x 8 features and the encoder 4 x 4"):
         ITPNTeacher(hivit, teacher=tiny_teacher(vit))
     for wrong in ({"auxiliary_start": 1.0}, {"auxiliary_weight": -1.0}):
         with pytest.raises(ValueError, match="auxiliary_weight"):

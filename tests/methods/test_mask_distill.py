@@ -224,7 +224,7 @@ def test_checkpoints_hold_what_the_teacher_was_and_not_its_weights() -> None:
 @pytest.mark.parametrize(
     ("encoder", "options", "message"),
     [
-        ("vit", {"teacher": "of a Swin"}, "1 x 2 features, the encoder 8 x 8"),
+        ("vit", {"teacher": "of a Swin"}, "1 x 2 features and the encoder 8 x 8"),
         ("vit", {"tokenizer": "tiny", "loss": "l2"}, "cross-entropy"),
         ("swin", {"tokenizer": "tiny"}, "MaskDistill predicts the code of every patch"),
         ("vit", {"loss": "l1", "beta": 2.0}, "method.beta"),

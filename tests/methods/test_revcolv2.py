@@ -76,7 +76,7 @@ def test_what_cannot_learn_is_refused() -> None:
         RevColV2(up)
     with pytest.raises(ValueError, match="give one too"):
         RevColV2(down, feature_weight=0.5)
-    with pytest.raises(ValueError, match="8 x 12 features does not go with an encoder of 8 x 8"):
+    with pytest.raises(ValueError, match="8 x 12 features and the encoder 8 x 8"):
         RevColV2(down, teacher=tiny_teacher(tiny_encoder("revcolv2", image_size=(64, 96))))
     assert down.idle == sum(one.numel() for one in down.model.down[0].levels[1:].parameters())
     assert up.idle == 0

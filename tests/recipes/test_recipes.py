@@ -12,11 +12,11 @@ from unmask.encoders import Encoder
 from unmask.errors import UserError
 from unmask.masking import Mask
 from unmask.methods import METHODS, Method
-from unmask.recipes import DEFAULTS, RECIPES, SMALL
+from unmask.recipes import DEFAULTS, RECIPES, SMALL, TOKENIZER_RECIPES
 from unmask.recipes.base import Choice, Recipe, scaled_lr
 from unmask.recipes.build import build_method, lacking, with_defaults
 from unmask.recipes.resolve import FEW_IMAGES, SMALL_RUN, parse_value, resolve_recipe
-from unmask.targets import Teacher
+from unmask.targets import Teacher, create_teacher
 
 PARAMETERS = {  # computed from the official code
     "mae_vit_base_800ep": 111_655_680,
@@ -272,6 +272,7 @@ def test_mistakes_are_explained(name: str, changes: dict, message: str) -> None:
 def test_a_recipe_says_all_that_decides_the_result() -> None:
     assert resolve_recipe("mae").method.options["mask_ratio"] == 0.75
     assert resolve_recipe("simmim", overrides={"method.mask_size": 64}).method.options == {
+        "tokenizer": None,
         "mask": "random",
         "mask_ratio": 0.6,
         "mask_size": 64,
@@ -333,3 +334,22 @@ def test_teachers_are_named_in_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
         build(second="random:resnet18")
     with pytest.raises(UserError, match="no teacher is called"):
         build(teacher="randm:resnet18")
+
+
+def test_the_teachers_of_published_runs_are_refused_for_nothing_but_their_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Fetched(Exception):
+        """All that can be said against a name has been checked."""
+
+    def fetch(name: str, *, pretrained: bool, **options: Any) -> Encoder:
+        assert pretrained
+        raise Fetched
+
+    monkeypatch.setattr("unmask.targets.teachers.create.create_encoder", fetch)
+    plans = [recipe() for recipe in (*RECIPES.values(), *TOKENIZER_RECIPES.values())]
+    teachers = {plan.learner.options["teacher"] for plan in plans if "teacher" in plan.learner.options}
+    assert len(teachers) >= 4
+    for teacher in teachers:
+        with pytest.raises(Fetched):
+            create_teacher(teacher, grid=(14, 14))

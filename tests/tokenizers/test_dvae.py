@@ -66,7 +66,7 @@ def test_the_loss_is_likelihood_and_weighed_divergence() -> None:
 def test_at_a_low_temperature_training_sees_what_codes_decode_to() -> None:
     tokenizer = tiny_tokenizer("dvae").eval()
     with torch.no_grad():
-        tokenizer.head.weight.mul_(1000)  # no doubt, and no noise that could matter
+        tokenizer.head.weight.mul_(1e6)  # no doubt, and no noise that could matter
     tokenizer.temperature.fill_(1 / 16)
     images = pictures()
     pixels = F.mse_loss(tokenizer.decode(tokenizer.codes(images)), images)

@@ -1,4 +1,4 @@
-"""Official weights of MAE and SimMIM as runs of ours; encoders of those, of BEiT and of timm as encoders."""
+"""Official weights of methods as runs of ours; those of their encoders, and of timm, as encoders."""
 
 from unmask.convert.conversion import Converted, convert
 

@@ -8,7 +8,7 @@ from unmask.convert.finding import IMAGENET, MASK_TOKEN, Finding, recipe_like
 from unmask.convert.names import mae_name
 from unmask.convert.shapes import Shape, count
 from unmask.recipes.base import Choice
-from unmask.recipes.milan import CLIP
+from unmask.recipes.teachers import CLIP_BASE
 
 QUERY = "decoder_blocks.0.attn.q.weight"  # apart from keys and values in a prompting decoder alone
 
@@ -31,7 +31,7 @@ def recognise_milan(
         decoder = {key for key in weights if key.startswith("decoder_") or key == MASK_TOKEN}
         advice = (
             "The decoder is of use beside the teacher that it was trained with only. To go on with the "
-            f"pre-training, name that too: method.teacher={CLIP}"
+            f"pre-training, name that too: method.teacher={CLIP_BASE}"
         )
         return Finding(
             title="MILAN pre-training, encoder only",

@@ -15,7 +15,7 @@ from unmask.convert.names_itpn import (
 from unmask.convert.shapes import Shape, Weights, count, nearest, side_of
 from unmask.reading import Checkpoint
 from unmask.recipes.base import Choice
-from unmask.recipes.itpn_teacher import BASE
+from unmask.recipes.teachers import CLIP_BASE
 
 _WIDTHS = {384: 6, 512: 8, 768: 12}  # heads of the published sizes
 _HIVITS: dict[str, dict[str, Any]] = {
@@ -164,7 +164,7 @@ def _taught(weights: Weights, shape: Shape, name: str, *, teacher: str | None) -
         raise ValueError("it looks like iTPN's pre-training with a teacher, but has no pyramid")
     method = Choice(
         name="itpn_teacher",
-        teacher=teacher or BASE,
+        teacher=teacher or CLIP_BASE,
         pyramid_dim=pyramid["width"],
         pyramid_depth=pyramid["depth"],
         auxiliary_depth=count(weights, "cls_pt_layers."),
@@ -175,7 +175,7 @@ def _taught(weights: Weights, shape: Shape, name: str, *, teacher: str | None) -
     whole = teacher is not None
     advice = (
         "The heads are of use beside the teacher that they were trained with only. To go on with the "
-        f"pre-training, name that too: method.teacher={BASE}"
+        f"pre-training, name that too: method.teacher={CLIP_BASE}"
     )
     parts = "encoder, pyramid and heads" if whole else "encoder and pyramid"
     return Finding(

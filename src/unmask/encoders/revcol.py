@@ -10,20 +10,20 @@ timm has no such models; these follow its conventions and join its registry, so 
 builds them once this module is imported.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import LayerNorm2d, PatchEmbed, calculate_drop_path_rates
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
 from unmask.encoders.columns import Column, MemorySaver, States, require_saver, run_columns
+from unmask.encoders.published import untrained
 
 STEM = 4  # pixels along the side of a patch
 
@@ -250,27 +250,8 @@ def revcol_base(pretrained: bool = False, **options: Any) -> RevCol:
     return _build("revcol_base", pretrained, sizes, options)
 
 
-def untrained(*entries: Callable[..., nn.Module]) -> Any:
-    """What timm wants to know of models of which nobody has published weights in its format."""
-    return generate_default_cfgs(
-        {
-            f"{entry.__name__}.untrained": {
-                "input_size": (3, 224, 224),
-                "mean": IMAGENET_DEFAULT_MEAN,
-                "std": IMAGENET_DEFAULT_STD,
-                "interpolation": "bicubic",
-                "crop_pct": 0.875,
-                "num_classes": 1000,
-                "fixed_input_size": True,
-                "first_conv": "patch_embed.proj",
-                "classifier": "head",
-            }
-            for entry in entries
-        }
-    )
-
-
 _ENTRIES = (revcol_tiny, revcol_small, revcol_base)
-default_cfgs = untrained(*_ENTRIES)  # timm looks for this name when a model joins its registry
+# timm looks for this name when a model joins its registry.
+default_cfgs = generate_default_cfgs(untrained(entry.__name__ for entry in _ENTRIES))
 for _entry in _ENTRIES:
     register_model(_entry)

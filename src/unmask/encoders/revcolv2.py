@@ -23,13 +23,13 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from timm.layers import PatchEmbed, calculate_drop_path_rates
-from timm.models import build_model_with_cfg, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from unmask.encoders.columns import Column, MemorySaver, States, require_saver, run_columns
 from unmask.encoders.initialise import xavier_linear
-from unmask.encoders.revcol import untrained
+from unmask.encoders.published import untrained
 from unmask.patches import sincos_table
 
 # A level's tokens between encoder and decoder columns: (level, tokens) -> tokens.
@@ -290,6 +290,7 @@ def revcolv2_large_patch16_224(pretrained: bool = False, **options: Any) -> RevC
 
 
 _ENTRIES = (revcolv2_small_patch16_224, revcolv2_base_patch16_224, revcolv2_large_patch16_224)
-default_cfgs = untrained(*_ENTRIES)  # timm looks for this name when a model joins its registry
+# timm looks for this name when a model joins its registry.
+default_cfgs = generate_default_cfgs(untrained(entry.__name__ for entry in _ENTRIES))
 for _entry in _ENTRIES:
     register_model(_entry)

@@ -71,7 +71,7 @@ class Method(Learner):
         return None
 
     def predict_features(
-        self, *, mask: Mask, **views: Float[Tensor, "B C H W"]
+        self, *, mask: Mask, **views: Float[Tensor, "B C _ _"]
     ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]] | None:
         """(prediction, target) of a method that predicts features, for pictures, in the space that its loss
         compares them in; in raster order of the encoder's grid.

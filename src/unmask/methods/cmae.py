@@ -118,16 +118,7 @@ class CMAE(Method):
         self.temperature, self.weights = temperature, (reconstruction_weight, contrast_weight)
         self.pixels = PatchPixels.of(encoder, normalised=norm_target)
         self.decoder, self.feature_decoder = (
-            ViTDecoder(
-                encoder.visible_dim,
-                encoder.grid,
-                cls=encoder.has_cls,
-                norm_input=encoder.visible_dim != encoder.dim,
-                dim=decoder_dim,
-                depth=depth,
-                heads=decoder_heads,
-                first="row",
-            )
+            ViTDecoder.of(encoder, dim=decoder_dim, depth=depth, heads=decoder_heads, first="row")
             for depth in (decoder_depth, feature_depth)
         )
         self.head = nn.Linear(decoder_dim, self.pixels.outputs)

@@ -105,7 +105,7 @@ class ITPN(Method):
         self.pyramid: Pyramid | None = None
         self.decoder: PyramidDecoder | ViTDecoder
         if neck == "none":
-            self.decoder = ViTDecoder(encoder.visible_dim, encoder.grid, cls=False, norm_input=True, **sizes)
+            self.decoder = ViTDecoder.of(encoder, **sizes)
         else:
             self.pyramid = Pyramid(encoder.dim, width=pyramid_dim, depth=pyramid_depth, block=neck)
             self.decoder = PyramidDecoder(pyramid_dim, encoder.grid, **sizes)

@@ -43,7 +43,7 @@ from unmask.masking import BlockMask, Mask
 from unmask.methods.base import Method
 from unmask.methods.card import Card
 from unmask.targets.answers import Question, Taught
-from unmask.targets.teacher import Teacher
+from unmask.targets.teacher import Teacher, require_grid
 
 
 class ITPNTeacher(Method):
@@ -66,10 +66,10 @@ class ITPNTeacher(Method):
 
     card = Card(
         title="iTPN with a teacher",
-        target="features of a frozen network (CLIP)",
+        target="features of CLIP, or of another teacher",
         normalisation="mean and deviation of each feature",
-        student="all patches, hidden ones replaced by a token (HiViT)",
-        head="feature pyramid, linear; linear behind two blocks of an early branch",
+        student="a token for each hidden patch (HiViT)",
+        head="feature pyramid, one matrix; another behind 2 blocks of an early branch",
         loss="smooth L1, all patches",
         masking="blocks of patches, 38 %",
     )
@@ -91,18 +91,12 @@ class ITPNTeacher(Method):
     ) -> None:
         super().__init__()
         self.encoder = require_units(encoder, by="iTPN")
-        if teacher.grid != encoder.grid:
-            theirs, ours = (f"{rows} x {columns}" for rows, columns in (teacher.grid, encoder.grid))
-            raise ValueError(
-                f"the teacher's features lie on a grid of {theirs}, the encoder's units on one of {ours}; "
-                "they must be the same"
-            )
         if auxiliary_weight < 0 or not 0 <= auxiliary_start < 1:
             raise ValueError(
                 "auxiliary_weight must not be negative, and auxiliary_start lie in [0, 1), not "
                 f"{auxiliary_weight} and {auxiliary_start}"
             )
-        self.teacher = teacher
+        self.teacher = require_grid(teacher, encoder, by="iTPN")
         # The official code enlarges or shrinks the teacher's view by another filter than the student's.
         second = replace(teacher.view(encoder), interpolation="lanczos")
         self.views = {"images": View(), "teacher_images": second}

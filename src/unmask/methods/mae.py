@@ -77,15 +77,7 @@ class MAE(Method):
         self.masking = RandomMask(ratio=mask_ratio, rounding=rounding)
         self.masking.check(encoder.grid)
         self.pixels = PatchPixels.of(encoder, normalised=norm_target)
-        self.decoder = ViTDecoder(
-            encoder.visible_dim,
-            encoder.grid,
-            cls=self.encoder.has_cls,
-            norm_input=encoder.visible_dim != encoder.dim,
-            dim=decoder_dim,
-            depth=decoder_depth,
-            heads=decoder_heads,
-        )
+        self.decoder = ViTDecoder.of(encoder, dim=decoder_dim, depth=decoder_depth, heads=decoder_heads)
         self.head = nn.Linear(decoder_dim, self.pixels.outputs)
         self.head.apply(xavier_linear)
 

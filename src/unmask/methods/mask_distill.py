@@ -43,7 +43,7 @@ from unmask.methods.card import Card
 from unmask.targets.answers import Coded, Question, Taught
 from unmask.targets.features import DistanceName, NormName, distance, normalise
 from unmask.targets.patches import PatchPixels
-from unmask.targets.teacher import Teacher
+from unmask.targets.teacher import Teacher, require_grid
 from unmask.tokenizers.base import Tokenizer
 from unmask.tokenizers.codes import Codes, score_codes
 
@@ -77,12 +77,12 @@ class MaskDistill(Method):
 
     card = Card(
         title="MaskDistill",
-        target="tokens of CLIP, or of another teacher; or pixels, or codes of a tokenizer",
-        normalisation="layer norm without weights",
-        student="token in place of hidden patches (ViT, Swin, all others)",
-        head="linear",
+        target="features of CLIP, or of another teacher; or pixels, or codes of a tokenizer",
+        normalisation="mean and deviation of each feature",
+        student="a token for each hidden patch (any encoder)",
+        head="one matrix",
         loss="smooth L1, hidden patches",
-        masking="40 %, rectangles",
+        masking="blocks of patches, 40 %",
     )
 
     def __init__(
@@ -112,8 +112,7 @@ class MaskDistill(Method):
         if beta <= 0 or (beta != 1 and (loss != "smooth_l1" or tokenizer is not None)):
             raise ValueError("method.beta is a positive number, and belongs to method.loss=smooth_l1")
         self.encoder = encoder if head == "vit" else require_busy(encoder, by="MaskDistill")
-        self.side = encoder.stride // encoder.patch_size
-        size = mask_size or encoder.stride
+        self.side, size = encoder.stride // encoder.patch_size, mask_size or encoder.stride
         self.masking = create_masking(mask, encoder.grid, encoder.patch_size, ratio=mask_ratio, size=size)
         if self.side > 1 and (mask == "square" or size % encoder.stride):
             raise ValueError(
@@ -121,22 +120,21 @@ class MaskDistill(Method):
                 f"hidden as a whole: method.mask_size must be a multiple of {encoder.stride}, and "
                 "method.mask random or block"
             )
-        self.teacher = None if teacher is None else _fitting(teacher, encoder)
-        self.codes = None
-        if tokenizer is not None:
-            self.codes = Codes.per_patch(tokenizer, encoder, by="MaskDistill", mean=mean, std=std)
-        self.pixels = PatchPixels(encoder.stride, encoder.feature_grid, encoder.channels, normalised=False)
-        self.views = {"images": View()}
+        self.teacher = None if teacher is None else require_grid(teacher, encoder, by="MaskDistill")
+        self.codes, self.views = None, {"images": View()}
         if teacher is not None:
             self.views["teacher_images"] = teacher.view(encoder)
-        if self.codes is not None:
+        if tokenizer is not None:
+            self.codes = Codes.per_patch(tokenizer, encoder, by="MaskDistill", mean=mean, std=std)
             self.views = self.codes.views
-        self.target_norm: NormName = target_norm
-        self.loss: DistanceName = loss
-        self.beta = beta
-        self.scope = scope
+        self.pixels = PatchPixels(encoder.stride, encoder.feature_grid, encoder.channels, normalised=False)
+        self.target_norm, self.loss, self.beta, self.scope = target_norm, loss, beta, scope
         self.token = None if head == "vit" else mask_token(encoder)
-        self.decoder = _decoder(encoder, decoder_dim, decoder_depth) if head == "vit" else None
+        self.decoder = None
+        if head == "vit":
+            dropping = require_dropping(encoder, by="MaskDistill with method.head=vit")
+            heads = max(1, decoder_dim // HEAD_WIDTH)
+            self.decoder = ViTDecoder.of(dropping, dim=decoder_dim, depth=decoder_depth, heads=heads)
         outputs = self.pixels.outputs if teacher is None else teacher.dim
         outputs = outputs if self.codes is None else self.codes.outputs
         self.head = nn.Linear(encoder.dim if self.decoder is None else decoder_dim, outputs)
@@ -259,28 +257,3 @@ class MaskDistill(Method):
     @property
     def chance_loss(self) -> float | None:
         return None if self.codes is None else self.codes.chance_loss
-
-
-def _fitting(teacher: Teacher, encoder: Encoder) -> Teacher:
-    """The teacher, checked to have a feature for each of the encoder's."""
-    if teacher.grid != encoder.feature_grid:
-        rows, columns = encoder.feature_grid
-        raise ValueError(
-            f"the teacher has {teacher.grid[0]} x {teacher.grid[1]} features, the encoder {rows} x "
-            f"{columns}; build it by create_teacher(name, grid=({rows}, {columns}))"
-        )
-    return teacher
-
-
-def _decoder(encoder: Encoder, width: int, depth: int) -> ViTDecoder:
-    """MAE's, for an encoder that can leave patches out."""
-    dropping = require_dropping(encoder, by="MaskDistill with method.head=vit")
-    return ViTDecoder(
-        encoder.visible_dim,
-        encoder.grid,
-        cls=dropping.has_cls,
-        norm_input=encoder.visible_dim != encoder.dim,
-        dim=width,
-        depth=depth,
-        heads=max(1, width // HEAD_WIDTH),
-    )

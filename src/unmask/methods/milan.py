@@ -40,7 +40,7 @@ from unmask.methods.base import Method
 from unmask.methods.card import Card
 from unmask.prompting import PromptingDecoder
 from unmask.targets.answers import Question, Taught
-from unmask.targets.teacher import Teacher
+from unmask.targets.teacher import Teacher, require_grid
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +84,7 @@ class MILAN(Method):
     ) -> None:
         super().__init__()
         self.encoder = require_dropping(encoder, by="MILAN")
-        if teacher.grid != encoder.grid:
-            raise ValueError(
-                f"the teacher has {teacher.grid[0]} x {teacher.grid[1]} features, but the encoder "
-                f"{encoder.grid[0]} x {encoder.grid[1]} patches; MILAN predicts one for each patch"
-            )
-        self.teacher = teacher
+        self.teacher = require_grid(teacher, encoder, by="MILAN")
         self.by_attention = _by_attention(sampling, teacher)
         sampler = ImportanceMask if self.by_attention else RandomMask
         self.masking = sampler(ratio=mask_ratio, rounding=rounding)

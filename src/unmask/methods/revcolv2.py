@@ -42,7 +42,7 @@ from unmask.methods.base import Method
 from unmask.methods.card import Card
 from unmask.targets.answers import Question, Taught
 from unmask.targets.patches import PatchPixels
-from unmask.targets.teacher import Teacher
+from unmask.targets.teacher import Teacher, require_grid
 
 
 class RevColV2(Method):
@@ -63,8 +63,8 @@ class RevColV2(Method):
         title="RevColV2 (our reconstruction)",
         target="pixels at the bottom; with a teacher its features at the top",
         normalisation="mean and deviation of each patch; of each feature",
-        student="visible patches only, in the columns that go up (RevColViT)",
-        head="columns that go down, kept afterwards; norm and matrix",
+        student="visible patches only, in the columns that go up (RevColV2)",
+        head="columns that go down, kept afterwards; one matrix",
         loss="L2 + smooth L1 of the features, hidden patches",
         masking="random patches, 75 %",
     )
@@ -94,7 +94,7 @@ class RevColV2(Method):
         self.masking = RandomMask(ratio=mask_ratio, rounding=rounding)
         self.masking.check(encoder.grid)
         self.pixels = PatchPixels.of(encoder, normalised=norm_target)
-        self.teacher = teacher
+        self.teacher = None if teacher is None else require_grid(teacher, encoder, by="RevColV2")
         self.feature_weight, self.feature_scope = feature_weight, feature_scope
         width, levels = encoder.token_dim, self.encoder.model.num_levels
         self.mask_tokens = nn.Parameter(torch.zeros(1 if shared_token else levels, 1, 1, width))
@@ -176,7 +176,7 @@ def _head(width: int, outputs: int) -> nn.Sequential:
 
 
 def _require_columns(encoder: Encoder, teacher: Teacher | None) -> RevColViTEncoder:
-    """The encoder, checked to have columns all of which would learn, and the teacher's grid."""
+    """The encoder, checked to have columns all of which would learn."""
     if not isinstance(encoder, RevColViTEncoder):
         raise ValueError(
             f"RevColV2 pre-trains columns that go up and down, but got a {type(encoder.model).__name__}; use "
@@ -189,10 +189,5 @@ def _require_columns(encoder: Encoder, teacher: Teacher | None) -> RevColViTEnco
             "with encoder.decoder_order=up the bottom level comes first in its column, and decoder blocks "
             "that do not lead to it would never learn from pixels; use encoder.decoder_order=down, or a "
             "method.teacher, whose features are predicted from the top level"
-        )
-    if teacher is not None and teacher.grid != encoder.grid:
-        raise ValueError(
-            f"a teacher of {teacher.grid[0]} x {teacher.grid[1]} features does not go with an encoder of "
-            f"{encoder.grid[0]} x {encoder.grid[1]} patches; give it images of a size that has so many"
         )
     return encoder

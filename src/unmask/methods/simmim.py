@@ -43,7 +43,7 @@ from unmask.masking import Mask, MaskName, create_masking
 from unmask.methods.base import Method
 from unmask.methods.card import Card
 from unmask.patches import normalise_locally, visible_statistics
-from unmask.targets import Bins, Cells, Clusters, Pixels, Target, read_colours
+from unmask.targets import Cells, Target, create_target
 from unmask.targets.answers import Coded, Question
 from unmask.targets.pixels import LossName
 from unmask.tokenizers.base import Tokenizer
@@ -153,7 +153,9 @@ class SimMIM(Method):
         else:
             size = None if target_size is None else height_and_width(target_size)
             self.cells = Cells.fitting(encoder, size)
-            self.colours = _colours(target, loss, bins, colours, *statistics)
+            self.colours = create_target(
+                target, loss=loss, bins=bins, colours=colours, mean=statistics[0], std=statistics[1]
+            )
         _require_few(self.colours, encoder, self.cells)
         self.token = mask_token(encoder)
         self.local_head = head in LOCAL_HEADS
@@ -230,27 +232,6 @@ def _refuse_idle(**idle: bool) -> None:
     for option, given in idle.items():
         if given:
             raise ValueError(f"method.{option} needs method.{NEEDS[option]}; choose that, or leave it out")
-
-
-def _colours(
-    target: str,
-    loss: LossName,
-    bins: int,
-    colours: Path | None,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> Target:
-    """How colours are predicted."""
-    if target == "pixels":
-        return Pixels(len(mean), loss=loss)
-    if target == "bins":
-        return Bins(bins, mean=mean, std=std)
-    if colours is None:
-        raise ValueError(
-            "method.target=clusters needs a table of colours: make one of your images by `unmask colours "
-            "--data DIR --out colours.npy`, then give method.colours=colours.npy"
-        )
-    return Clusters(read_colours(colours, len(mean)), mean=mean, std=std)
 
 
 def _codes(

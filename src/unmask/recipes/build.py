@@ -290,6 +290,8 @@ def check_options(target: Callable[..., Any], name: str, options: Mapping[str, A
             adapter = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
             checked[key] = adapter.validate_python(value)
         except ValidationError as error:
+            if value is None and _kind(hints[key]):
+                raise UserError(f"{name} cannot do without a {key}; name one") from error
             raise UserError(
                 f"{name}: {key}={value!r} is not valid: {error.errors()[0]['msg'].lower()}"
             ) from error

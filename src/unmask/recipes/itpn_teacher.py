@@ -4,17 +4,18 @@ from typing import Any
 
 from unmask.recipes import itpn
 from unmask.recipes.base import Choice, Data, Optim, Recipe, Schedule
+from unmask.recipes.teachers import AT_HAND, CLIP_BASE, CLIP_LARGE
 
 # Options of the backbone that the official code has here and not in its pre-training on pixels.
 PLACED = {"rel_pos": True, "init_values": 0.1}
 
 
-def default(encoder: str = "hivit_tiny_patch16_224", teacher: str = "efficientnet_lite0") -> Recipe:
+def default(encoder: str = "hivit_tiny_patch16_224", teacher: str = AT_HAND) -> Recipe:
     """A run on one's own images.
 
     Source: the default of iTPN on pixels for data, optimiser and schedule; the backbone's options are the
         official code's. The teacher is one that needs no connection; a better one is CLIP,
-        method.teacher=open_clip:ViT-B-16/openai.
+        method.teacher=open_clip:ViT-B-16-quickgelu/openai.
     """
     placed = PLACED if encoder.startswith(("hivit", "itpn")) else {}
     return itpn.default(encoder).model_copy(
@@ -26,7 +27,7 @@ def default(encoder: str = "hivit_tiny_patch16_224", teacher: str = "efficientne
     )
 
 
-def small(teacher: str = "efficientnet_lite0") -> Recipe:
+def small(teacher: str = AT_HAND) -> Recipe:
     """A run on a few thousand images of one's own, also without a GPU.
 
     Source: the recipe for small data of iTPN on pixels; not searched for itself.
@@ -81,10 +82,6 @@ def _clip(size: str, epochs: int, *, teacher: str, drop_path_rate: float) -> Rec
     )
 
 
-BASE = "timm:vit_base_patch16_clip_quickgelu_224.openai@proj"
-LARGE = "timm:vit_large_patch14_clip_quickgelu_224.openai@proj"
-
-
 def itpn_base_clip_300ep() -> Recipe:
     """iTPN-B with CLIP ViT-B/16 as a teacher, 300 epochs.
 
@@ -95,7 +92,7 @@ def itpn_base_clip_300ep() -> Recipe:
     Cost: not published.
     Reproduced by us: not yet.
     """
-    return _clip("base", 300, teacher=BASE, drop_path_rate=0.1)
+    return _clip("base", 300, teacher=CLIP_BASE, drop_path_rate=0.1)
 
 
 def itpn_base_clip_800ep() -> Recipe:
@@ -107,7 +104,7 @@ def itpn_base_clip_800ep() -> Recipe:
     Cost: not published.
     Reproduced by us: not yet.
     """
-    return _clip("base", 800, teacher=BASE, drop_path_rate=0.1)
+    return _clip("base", 800, teacher=CLIP_BASE, drop_path_rate=0.1)
 
 
 def itpn_large_clip_300ep() -> Recipe:
@@ -119,4 +116,4 @@ def itpn_large_clip_300ep() -> Recipe:
     Cost: not published.
     Reproduced by us: not yet.
     """
-    return _clip("large", 300, teacher=LARGE, drop_path_rate=0.2)
+    return _clip("large", 300, teacher=CLIP_LARGE, drop_path_rate=0.2)

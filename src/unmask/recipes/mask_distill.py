@@ -8,10 +8,7 @@ from typing import Any
 
 from unmask.recipes import mae
 from unmask.recipes.base import Choice, Data, Optim, Recipe, Schedule
-from unmask.targets.teachers import LITE0
-
-# OpenAI's CLIP; what the last block hands on, as both public re-implementations take it.
-CLIP = "timm:vit_base_patch16_clip_quickgelu_224.openai@resid"
+from unmask.recipes.teachers import AT_HAND, CLIP_BASE_INNER
 
 
 def default(encoder: str = "vit_small_patch16_224") -> Recipe:
@@ -26,7 +23,7 @@ def default(encoder: str = "vit_small_patch16_224") -> Recipe:
     return usual.model_copy(
         update={
             "name": "mask_distill",
-            "method": Choice(name="mask_distill", teacher=LITE0),
+            "method": Choice(name="mask_distill", teacher=AT_HAND),
             "encoder": Choice(name=encoder, **options),
             "optim": optim,
         }
@@ -43,7 +40,7 @@ def small() -> Recipe:
     return usual.model_copy(
         update={
             "name": "mask_distill",
-            "method": Choice(name="mask_distill", teacher=LITE0),
+            "method": Choice(name="mask_distill", teacher=AT_HAND),
             "encoder": Choice(name="vit_tiny_patch16_224", patch_size=8, depth=6),
             "optim": usual.optim.model_copy(update={"betas": (0.9, 0.999), "clip": 3.0, "max_lr": 1.5e-3}),
         }
@@ -62,7 +59,8 @@ def _published(epochs: int) -> Recipe:
     )
     return Recipe(
         name=f"mask_distill_vit_base_{epochs}ep",
-        method=Choice(name="mask_distill", teacher=CLIP, mask="block", mask_ratio=0.4),
+        # Both public re-implementations take what the last block hands on.
+        method=Choice(name="mask_distill", teacher=CLIP_BASE_INNER, mask="block", mask_ratio=0.4),
         encoder=encoder,
         data=Data(
             image_size=(224, 224),

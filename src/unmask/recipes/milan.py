@@ -2,9 +2,7 @@
 
 from unmask.recipes import mae
 from unmask.recipes.base import Choice, Recipe
-
-# CLIP's ViT-B/16, as timm has it: class token and patches in the space of its texts.
-CLIP = "timm:vit_base_patch16_clip_quickgelu_224.openai@proj"
+from unmask.recipes.teachers import AT_HAND, CLIP_BASE
 
 
 def default(encoder: str = "vit_small_patch16_224") -> Recipe:
@@ -15,7 +13,7 @@ def default(encoder: str = "vit_small_patch16_224") -> Recipe:
         `method.teacher` names a better one.
     """
     run = mae.default(encoder)
-    method = Choice(name="milan", teacher="efficientnet_lite0", **run.method.options)
+    method = Choice(name="milan", teacher=AT_HAND, **run.method.options)
     return run.model_copy(update={"name": "milan", "method": method})
 
 
@@ -25,14 +23,14 @@ def small() -> Recipe:
     Source: MAE's recipe for small data; not searched for itself.
     """
     run = mae.small()
-    method = Choice(name="milan", teacher="efficientnet_lite0", **run.method.options)
+    method = Choice(name="milan", teacher=AT_HAND, **run.method.options)
     return run.model_copy(update={"name": "milan", "method": method})
 
 
 def _published(size: str) -> Recipe:
     """Data, schedule and decoder are those of MAE's published runs."""
     run = mae.mae_vit_base_800ep()
-    method = {"mask_ratio": 0.75, "sampling": "attention", "rounding": "mae_official", "teacher": CLIP}
+    method = {"mask_ratio": 0.75, "sampling": "attention", "rounding": "mae_official", "teacher": CLIP_BASE}
     decoder = {"decoder_dim": 512, "decoder_depth": 8, "decoder_heads": 16}
     return run.model_copy(
         update={

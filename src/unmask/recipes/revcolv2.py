@@ -48,9 +48,9 @@ def _published(size: str) -> Recipe:
 
 
 def revcolv2_base_1600ep() -> Recipe:
-    """RevColV2-B on pixels.
+    """RevColV2-B on pixels, 1600 epochs: our reconstruction.
 
-    Source: our reconstruction; epochs, optimiser and schedule are MAE's.
+    Source: no settings were published; epochs, optimiser and schedule are MAE's.
     Command: unmask pretrain revcolv2_base_1600ep --data imagenet/train --out runs/revcolv2-b
     Published: 87.5 % fine-tuned, after an intermediate fine-tuning on ImageNet-22K; ADE20K 54.9 mIoU with
         Mask2Former (recalled, unverified).
@@ -61,9 +61,9 @@ def revcolv2_base_1600ep() -> Recipe:
 
 
 def revcolv2_large_1600ep() -> Recipe:
-    """RevColV2-L on pixels.
+    """RevColV2-L on pixels, 1600 epochs: our reconstruction.
 
-    Source: our reconstruction; epochs, optimiser and schedule are MAE's.
+    Source: no settings were published; epochs, optimiser and schedule are MAE's.
     Command: unmask pretrain revcolv2_large_1600ep --data imagenet/train --out runs/revcolv2-l
     Published: 88.4 % fine-tuned and ADE20K 58.6 mIoU, after an intermediate fine-tuning on ImageNet-22K.
         With an OpenCLIP-L teacher on LAION-400M, for as many iterations: COCO 62.1 box AP, ADE20K 60.4 mIoU.

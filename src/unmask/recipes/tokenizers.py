@@ -3,6 +3,7 @@
 from typing import Any
 
 from unmask.recipes.base import Choice, Data, Optim, Schedule, TokenizerRecipe
+from unmask.recipes.teachers import AT_HAND, CLIP_BASE
 
 
 def dvae() -> TokenizerRecipe:
@@ -43,7 +44,7 @@ def peco() -> TokenizerRecipe:
     """
     return TokenizerRecipe(
         name="peco",
-        tokenizer=Choice(name="peco", teacher="efficientnet_lite0", width=64),
+        tokenizer=Choice(name="peco", teacher=AT_HAND, width=64),
         data=Data(image_size=(224, 224), crop_scale=(0.2, 1.0), interpolation="bicubic"),
         optim=Optim(batch_size=128, lr=2e-4, betas=(0.9, 0.95), weight_decay=1e-4, clip=1.0),
         schedule=Schedule(epochs=100, warmup_epochs=5),
@@ -60,7 +61,7 @@ def small_peco() -> TokenizerRecipe:
         name="peco",
         tokenizer=Choice(
             name="peco",
-            teacher="efficientnet_lite0",
+            teacher=AT_HAND,
             width=32,
             factors=(1, 1, 2, 2),
             blocks=1,
@@ -102,9 +103,7 @@ def vqkd() -> TokenizerRecipe:
     """
     return TokenizerRecipe(
         name="vqkd",
-        tokenizer=Choice(
-            name="vqkd", teacher="efficientnet_lite0", dim=384, heads=6, decoder_depth=1, vocabulary=8192
-        ),
+        tokenizer=Choice(name="vqkd", teacher=AT_HAND, dim=384, heads=6, decoder_depth=1, vocabulary=8192),
         data=Data(image_size=(224, 224), crop_scale=(0.08, 1.0), interpolation="bicubic"),
         optim=Optim(batch_size=256, base_lr=1e-4, lr_per=128, betas=(0.9, 0.99), weight_decay=1e-4),
         schedule=Schedule(epochs=100, warmup_epochs=5, final_lr=0.05),
@@ -121,7 +120,7 @@ def small_vqkd() -> TokenizerRecipe:
         name="vqkd",
         tokenizer=Choice(
             name="vqkd",
-            teacher="efficientnet_lite0",
+            teacher=AT_HAND,
             patch_size=8,
             dim=192,
             depth=4,
@@ -162,7 +161,7 @@ def vqkd_base_clip_100ep() -> TokenizerRecipe:
     Cost: not published.
     Reproduced by us: not yet.
     """
-    return _published_vqkd("vqkd_base_clip_100ep", teacher="open_clip:ViT-B-16/openai@proj", decoder_depth=3)
+    return _published_vqkd("vqkd_base_clip_100ep", teacher=CLIP_BASE, decoder_depth=3)
 
 
 def vqkd_base_clip_1layer_100ep() -> TokenizerRecipe:
@@ -174,9 +173,7 @@ def vqkd_base_clip_1layer_100ep() -> TokenizerRecipe:
     Cost: not published.
     Reproduced by us: not yet.
     """
-    return _published_vqkd(
-        "vqkd_base_clip_1layer_100ep", teacher="open_clip:ViT-B-16/openai@proj", decoder_depth=1
-    )
+    return _published_vqkd("vqkd_base_clip_1layer_100ep", teacher=CLIP_BASE, decoder_depth=1)
 
 
 def vqkd_base_dino_100ep() -> TokenizerRecipe:

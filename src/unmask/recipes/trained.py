@@ -79,8 +79,8 @@ def weights_of(path: str | Path) -> Path:
         return weights
     if (given / "recipe.json").is_file():
         raise UserError(
-            f"{given} holds no tokenizer: no {WEIGHTS}. If it is a run of `unmask tokenizer`, go on with it: "
-            "the same command and --resume."
+            f"{given} holds no tokenizer, no {WEIGHTS}: only runs of `unmask tokenizer` get one, when they "
+            "save; go on with such a run by --resume."
         )
     raise UserError(
         f"there is no tokenizer {given}; give the folder of a run of `unmask tokenizer`, or a "

@@ -3,6 +3,7 @@
 from unmask.targets.answers import Coded, Question, Taught
 from unmask.targets.base import Target
 from unmask.targets.colours import Bins, Clusters, read_colours
+from unmask.targets.named import create_target
 from unmask.targets.patches import PatchPixels
 from unmask.targets.pixels import Cells, Pixels
 from unmask.targets.teacher import Teacher
@@ -21,6 +22,7 @@ __all__ = [
     "Target",
     "Taught",
     "Teacher",
+    "create_target",
     "create_teacher",
     "read_colours",
 ]

@@ -107,6 +107,24 @@ class Teacher(nn.Module, ABC):
             )
 
 
+def require_grid(teacher: Teacher, encoder: Encoder, *, by: str) -> Teacher:
+    """The teacher, if it has a feature for each of the encoder's.
+
+    Args:
+        by: the method that needs it.
+
+    Raises:
+        ValueError: its grid is another one.
+    """
+    if teacher.grid != encoder.feature_grid:
+        theirs, ours = (f"{rows} x {columns}" for rows, columns in (teacher.grid, encoder.feature_grid))
+        raise ValueError(
+            f"{by} predicts a feature of the teacher for each of the encoder's, but the teacher has {theirs} "
+            f"features and the encoder {ours}; build it by create_teacher(name, grid={encoder.feature_grid})"
+        )
+    return teacher
+
+
 def evenly(depth: int, count: int) -> list[int]:
     """At most `count` indices of `depth` layers, evenly spread, the last included."""
     count = min(count, depth)

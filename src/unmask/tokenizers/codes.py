@@ -102,7 +102,7 @@ class Codes(nn.Module):
         """Of a method that predicts them."""
         tokenizer = self.tokenizer.network
         network = {"weights": fingerprint(tokenizer), "image_size": tokenizer.image_size}
-        # Its description says what no weights tell.
+        # As printed it says what no weights tell: strides, activations.
         return {"token_images": Question(network=network | {"parts": repr(tokenizer)}, ask=self._ask)}
 
     def _ask(self, token_images: Float[Tensor, "B C h w"]) -> Coded:

@@ -1,5 +1,7 @@
-"""Zero-Shot Text-to-Image Generation: its discrete variational autoencoder, BEiT's tokenizer.
-Ramesh, Pavlov, Goh, Gray, Voss, Radford, Chen, Sutskever. ICML 2021. arXiv:2102.12092.
+"""dVAE: codes that a convolutional network draws the image from; DALL-E's, and BEiT's tokenizer.
+
+Zero-Shot Text-to-Image Generation. Ramesh, Pavlov, Goh, Gray, Voss, Radford, Chen, Sutskever. ICML 2021,
+arXiv 2102.12092.
 
 A convolutional network gives every place of an image one of K classes, another draws the image from the
 classes. While it learns, classes are not chosen but mixed: a softmax with Gumbel noise, whose temperature

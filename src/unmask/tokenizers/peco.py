@@ -1,5 +1,7 @@
-"""PeCo: Perceptual Codebook for BERT Pre-training of Vision Transformers; its tokenizer.
-Dong, Bao, Zhang, Chen, Zhang, Yuan, Chen, Wen, Yu, Guo. AAAI 2023. arXiv:2111.12710.
+"""PeCo's tokenizer: codes of a VQ-VAE that group what looks alike to people.
+
+PeCo: Perceptual Codebook for BERT Pre-training of Vision Transformers. Dong, Bao, Zhang, Chen, Zhang, Yuan,
+Chen, Wen, Yu, Guo. AAAI 2023, arXiv 2111.12710.
 
 A convolutional network turns an image into a map of vectors, the nearest of K code vectors takes the place of
 each, and another network draws the image from them. The picture must be like the image not only pixel by

@@ -1,5 +1,7 @@
-"""BEiT v2: Masked Image Modeling with Vector-Quantized Visual Tokenizers; its tokenizer, VQ-KD.
-Peng, Dong, Bao, Ye, Wei. 2022. arXiv:2208.06366.
+"""VQ-KD: codes that a teacher's features can be told from; BEiT v2's tokenizer.
+
+BEiT v2: Masked Image Modeling with Vector-Quantized Visual Tokenizers. Peng, Dong, Bao, Ye, Wei. 2022, arXiv
+2208.06366.
 
 A vision transformer turns every patch into a vector of length 1, the nearest of K code vectors takes its
 place, and a shallow transformer predicts from the codes alone what a teacher (CLIP, DINO) says of every

@@ -54,7 +54,7 @@ def create_teacher(name: str, *, grid: Grid, channels: int = 3) -> Teacher:
         except UserError:
             raise
         except ValueError as error:
-            raise UserError(f"method.teacher={name}: {error}") from error
+            raise UserError(f"the teacher {name}: {error}") from error
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -84,8 +84,10 @@ def _create(name: str, source: str, tap: str, grid: Grid, channels: int) -> Teac
     near = difflib.get_close_matches(source, [LITE0, *list_encoders()], n=1, cutoff=0.6)
     if timm.is_model(source.split(".")[0]):
         hint = f"; did you mean {TIMM}{source}?"
+    elif near:
+        hint = f"; did you mean {'' if near[0] == LITE0 else TIMM}{near[0]}?"
     else:
-        hint = f"; did you mean {'' if near[0] == LITE0 else TIMM}{near[0]}?" if near else ""
+        hint = ", and there is no such path."
     raise UserError(f"no teacher is called {name!r}{hint} Possible are {FORMS}.")
 
 
