@@ -16,7 +16,7 @@ demo: $(VENV)/.installed ## pre-train on the bundled pictures, evaluate, write r
 	$(BIN)/unmask demo --out $(DEMO) --overwrite
 
 test: $(VENV)/.installed-dev ## run the tests
-	$(BIN)/python -m pytest -n logical --dist loadgroup
+	$(BIN)/python -m pytest -n logical
 
 lint: $(VENV)/.installed-dev ## check style and formatting
 	$(BIN)/ruff check

@@ -16,12 +16,10 @@ def trace(name: str, encoder: str) -> str:
     torch._dynamo.reset()
     method, images = tiny_method(name, encoder), torch.randn(2, 3, 64, 64)
     views = views_of(method, images)
-    mask = method.draw(images)
     compiled = torch.compile(method, backend="eager", fullgraph=True)
     try:
-        torch.testing.assert_close(compiled(**views, mask=mask)["loss"], method(**views, mask=mask)["loss"])
         losses = []
-        for draw in (compiled, method):  # the mask drawn inside the graph
+        for draw in (compiled, method):  # the mask is drawn inside the graph
             torch.manual_seed(0)
             losses.append(draw(**views)["loss"])
         torch.testing.assert_close(*losses)
