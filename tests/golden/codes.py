@@ -131,7 +131,7 @@ def measure_cae(case: Case) -> Quantities:
         decoder_heads=spec["decoder_heads"],
         align_weight=spec["align_weight"],
         lagging_target=True,
-    ).eval()
+    ).train()
     # Our position tables, before the official ones are loaded over them.
     torch.testing.assert_close(encoder.model.pos_embed.data, weights["encoder.pos_embed"], rtol=0, atol=1e-6)
     names = load_official(method, weights, cae_name)

@@ -98,6 +98,17 @@ def test_the_lagging_target_is_one_step_behind() -> None:
     assert all(parameter.grad is None for parameter in lagging.teacher.parameters())
 
 
+def test_a_look_at_the_loss_does_not_move_the_lagging_target() -> None:
+    encoder = tiny_encoder("beit_placed")
+    method = CAE(encoder, tokenizer=tiny_tokenizer(encoder), lagging_target=True)
+    with torch.no_grad():
+        encoder.model.cls_token += 1
+    for moves in (False, True):
+        before = method.teacher.module.model.cls_token.clone()
+        method.train(moves)(**views_of(method, images()))
+        assert torch.equal(method.teacher.module.model.cls_token, before) != moves
+
+
 def test_start_is_the_chance_of_codes_and_two_for_the_alignment() -> None:
     """Two sets of independent numbers, both normalised, differ by 2 on average."""
     torch.manual_seed(0)

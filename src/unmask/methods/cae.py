@@ -141,7 +141,8 @@ class CAE(Method):
             with evaluated(self.encoder):
                 return self.bridge(self.encoder.visible(images, mask.inverse()).patches)
         encoded = self.teacher.module.visible(images, mask.inverse()).patches
-        self.teacher.follow(self.encoder)
+        if self.training:  # a probe that looks at the loss must not change what is learned
+            self.teacher.follow(self.encoder)
         return self.bridge(encoded)
 
     @property
