@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from unmask.data import Subset, open_source
-from unmask.engine.cache import disk_use
 from unmask.engine.machine import Machine
 from unmask.engine.pretrain import update
 from unmask.engine.setup import prepare
+from unmask.engine.space import disk_use
 from unmask.options import key_values
 from unmask.recipes.resolve import resolve_recipe
 

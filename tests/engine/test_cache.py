@@ -18,12 +18,13 @@ from PIL import Image
 from tests.engine.tiny import TINY, lines, pictures, run, same, training, weights
 from tests.tiny import tiny_encoder, tiny_tokenizer
 from unmask import cli, cli_tokenizer
-from unmask.engine import cache as caching
+from unmask.engine import cache_setup
 from unmask.engine.cache import AnswerCache, Layout
 from unmask.engine.first_stage import train_tokenizer
 from unmask.engine.machine import CACHE_SIZE
 from unmask.engine.pretrain import pretrain
 from unmask.engine.records import Records
+from unmask.engine.space import disk_use
 from unmask.errors import UserError
 from unmask.targets import Coded, EncoderTeacher, Taught
 from unmask.tokenizers.codes import Codes
@@ -127,7 +128,7 @@ def test_room_for_a_part(
     data: Path, without: Path, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bound = 64_000  # bytes: 14 records of a class token and 16 features of 64 floats
-    monkeypatch.setattr(caching, "GB", bound)
+    monkeypatch.setattr(cache_setup, "GB", bound)
     distil(data, tmp_path / "a", cache=tmp_path / "cache", cache_size=1)
     (file,) = (tmp_path / "cache").glob("*/answers")
     assert 0 < file.stat().st_size <= bound
@@ -137,18 +138,18 @@ def test_room_for_a_part(
 
 
 def test_what_others_keep_counts(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caching, "GB", 300_000)
+    monkeypatch.setattr(cache_setup, "GB", 300_000)
     distil(data, tmp_path / "a", cache=tmp_path / "cache", cache_size=1, steps=6)
     distil(data, tmp_path / "b", seed=1, cache=tmp_path / "cache", cache_size=1, steps=6)
     first, second = sorted(file.stat().st_size for file in (tmp_path / "cache").glob("*/answers"))
     assert first < second, "the second has less room"
-    assert caching.disk_use(tmp_path / "cache") <= 300_000 + 4 * 4096  # whole blocks, and keys
+    assert disk_use(tmp_path / "cache") <= 300_000 + 4 * 4096  # whole blocks, and keys
 
 
 def test_no_more_than_half_of_what_is_free(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(caching, "free_space", lambda folder: 100_000)
+    monkeypatch.setattr(cache_setup, "free_space", lambda folder: 100_000)
     distil(data, tmp_path / "a", cache=tmp_path / "cache", steps=6)
     (file,) = (tmp_path / "cache").glob("*/answers")
     assert 0 < file.stat().st_size <= 50_000

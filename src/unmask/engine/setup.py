@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 from unmask.data import Augment, PretrainLoader, Source
 from unmask.data.colour import ColourChange
 from unmask.data.views import as_fractions, imagenet_statistics, normalise
-from unmask.engine.cache import Caches, build_caches
+from unmask.engine.cache import Caches
+from unmask.engine.cache_setup import build_caches
 from unmask.engine.files import write_text
 from unmask.engine.kinds import Kind, kind_of
 from unmask.engine.kinds.base import require_unchanged_inputs
