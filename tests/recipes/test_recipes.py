@@ -15,7 +15,8 @@ from unmask.methods import METHODS, Method
 from unmask.recipes import DEFAULTS, RECIPES, SMALL, TOKENIZER_RECIPES
 from unmask.recipes.base import Choice, Recipe, scaled_lr
 from unmask.recipes.build import build_method, lacking, with_defaults
-from unmask.recipes.resolve import FEW_IMAGES, SMALL_RUN, parse_value, resolve_recipe
+from unmask.recipes.resolve import FEW_IMAGES, SMALL_RUN, resolve_recipe
+from unmask.recipes.settings import parse_value
 from unmask.targets import Teacher, create_teacher
 
 PARAMETERS = {  # computed from the official code

@@ -26,7 +26,8 @@ from unmask.methods import Method
 from unmask.reading import Checkpoint, read_checkpoint
 from unmask.recipes.base import Recipe
 from unmask.recipes.build import build_encoder, build_method, with_paths_from
-from unmask.recipes.resolve import parse_value, resolve_recipe
+from unmask.recipes.resolve import resolve_recipe
+from unmask.recipes.settings import parse_value
 
 
 @dataclass(frozen=True, kw_only=True)

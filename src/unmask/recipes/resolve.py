@@ -1,17 +1,15 @@
 """From what a person typed to a complete recipe."""
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from unmask.encoders.base import ImageSize, height_and_width
 from unmask.errors import UserError
-from unmask.methods import METHODS
 from unmask.recipes import (
     DEFAULTS,
     RECIPES,
@@ -20,12 +18,9 @@ from unmask.recipes import (
     TOKENIZER_RECIPES,
     TOKENIZER_SMALL,
 )
-from unmask.recipes.base import AnyPlan, Choice, Plan, Recipe, TokenizerRecipe, explain, read_plan
-from unmask.recipes.build import (
-    options_of,
-    with_defaults,
-)
-from unmask.tokenizers import TOKENIZERS
+from unmask.recipes.base import AnyPlan, Plan, Recipe, TokenizerRecipe, explain, read_plan
+from unmask.recipes.build import with_defaults
+from unmask.recipes.settings import parse_value, set_value
 
 FEW_IMAGES = 20_000  # fewer of them get the method's recipe for small data
 CHOSEN = ("data.image_size", "encoder.name")  # --image-size and --encoder as settings
@@ -173,7 +168,7 @@ def _changed(
     if "data.normalisation" in changes:
         data["data"] |= {"mean": None, "std": None}  # of other data: what was measured or given before
     for key, value in changes.items():
-        _set(data, key, value, type(recipe))
+        set_value(data, key, value, type(recipe))
     encoder = data.get("encoder", {})
     if encoder.get("pretrained") and data["data"]["mean"] is data["data"]["std"] is None:
         data["data"] |= _published_statistics(encoder["name"], data["data"]["channels"])
@@ -279,64 +274,3 @@ def _fit_to(images: int, recipe: Plan, epochs: int | None, run: Length) -> dict[
             images.bit_length() - 1
         )  # the largest power of two that is filled
     return changes
-
-
-def parse_value(value: Any) -> Any:
-    """A value from the command line: JSON where it is, None for "none", otherwise the text itself."""
-    if not isinstance(value, str):
-        return value
-    if value.lower() in ("none", "null"):
-        return None
-    if value in ("True", "False"):
-        return value == "True"
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
-
-
-def _set(data: dict[str, Any], key: str, value: Any, kind: type[Plan]) -> None:
-    """Change one dotted key of a dumped recipe, in place."""
-    sections = _sections(kind)
-    section, _, name = key.partition(".")
-    if section not in sections or not name:
-        meant = _near(key, kind)
-        hint = f" Did you mean {meant}?" if meant else ""
-        raise UserError(
-            f"there is no setting {key!r}.{hint} Settings are {', '.join(f'{s}.NAME' for s in sections)}."
-        )
-    field = sections[section]
-    if field is not Choice and name not in field.model_fields:
-        near = difflib.get_close_matches(name, field.model_fields, n=1, cutoff=0.5)
-        hint = f" Did you mean {section}.{near[0]}?" if near else ""
-        raise UserError(f"{section} has no setting {name!r}.{hint} It has {', '.join(field.model_fields)}.")
-    data[section][name] = value
-
-
-def _sections(kind: type[Plan]) -> dict[str, type[BaseModel]]:
-    """The parts of a recipe that have settings, what is trained first."""
-    fields = {name: field.annotation for name, field in kind.model_fields.items()}
-    parts = {
-        name: part for name, part in fields.items() if isinstance(part, type) and issubclass(part, BaseModel)
-    }
-    return dict(sorted(parts.items(), key=lambda item: item[1] is not Choice))
-
-
-def _near(key: str, kind: type[Plan]) -> str | None:
-    """The setting that a person may have meant, by the name of its section or by its own."""
-    sections = _sections(kind)
-    section, _, name = key.partition(".")
-    near = difflib.get_close_matches(section, sections, n=1, cutoff=0.6) if name else []
-    if near:
-        return f"{near[0]}.{name}"
-    learners: dict[str, Any] = {"method": METHODS} if kind is Recipe else {"tokenizer": TOKENIZERS}
-    known = {
-        option: f"{part}.{option}"
-        for part, table in learners.items()
-        for learner in table.values()
-        for option in options_of(learner)
-    }
-    for part in ("probe", "checkpoint", "schedule", "optim", "data"):
-        known |= {option: f"{part}.{option}" for option in sections[part].model_fields}
-    close = difflib.get_close_matches(section, known, n=1, cutoff=0.6)
-    return known[close[0]] if close else None
