@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
     from unmask.export import export
-    from unmask.load import load_encoder, load_pyramid
+    from unmask.load import load_backbone, load_encoder, load_pyramid
     from unmask.masks import masks
     from unmask.methods import METHODS
     from unmask.recipes import RECIPES
@@ -47,6 +47,7 @@ __all__ = [
     "evaluate",
     "evaluate_codes",
     "export",
+    "load_backbone",
     "load_encoder",
     "load_pyramid",
     "load_tokenizer",
@@ -72,6 +73,7 @@ _HOMES = {
     "evaluate": "unmask.evaluate",
     "evaluate_codes": "unmask.codes.evaluation",
     "export": "unmask.export",
+    "load_backbone": "unmask.load",
     "load_encoder": "unmask.load",
     "load_pyramid": "unmask.load",
     "load_tokenizer": "unmask.recipes.trained",

@@ -14,12 +14,15 @@ from torch import Tensor
 from unmask.encoders import ENCODERS, Encoder, create_encoder
 from unmask.encoders.base import ImageSize, height_and_width
 from unmask.encoders.itpn import Pyramid
+from unmask.encoders.swin import SwinEncoder
 from unmask.errors import UserError
+from unmask.necks import Backbone, NeckName, create_backbone
 
 FORMAT = 1
 WEIGHTS = "encoder.safetensors"
 PYRAMID = "pyramid.safetensors"
 RANDOM = "random:"
+_FIXED = ("model_name", "img_size", "in_chans", "num_classes")  # what `create_encoder` itself sets
 
 
 def load_encoder(
@@ -27,6 +30,7 @@ def load_encoder(
     *,
     image_size: ImageSize | None = None,
     channels: int | None = None,
+    drop_path_rate: float = 0.0,
 ) -> Encoder:
     """An encoder in eval mode, on the CPU.
 
@@ -39,6 +43,7 @@ def load_encoder(
             relative position biases are interpolated to another size.
         channels: of the input images; None is what it was trained with. The patch embedding of three channels
             is summed for one, repeated for others.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0, for training it further.
 
     Raises:
         UserError: nothing there, an unknown name, damaged or foreign weights, weights that cannot be fetched.
@@ -46,17 +51,14 @@ def load_encoder(
     if image_size is not None:
         image_size = height_and_width(image_size)
     if not is_path(path_or_name):
-        return _named(str(path_or_name), image_size, channels)
+        return _named(str(path_or_name), image_size, channels, drop_path_rate)
     weights, card = read_card(path_or_name)
-    options = {
-        name: value
-        for name, value in card["architecture"].items()
-        if name not in ("model_name", "img_size", "in_chans", "num_classes")
-    }
+    options = {name: value for name, value in card["architecture"].items() if name not in _FIXED}
     encoder = create_encoder(
         card["architecture"]["model_name"],
         image_size=tuple(card["image_size"]),
         channels=channels or card["channels"],
+        drop_path_rate=drop_path_rate,
         **options,
     )
     try:
@@ -70,6 +72,60 @@ def load_encoder(
     if image_size is not None and image_size != encoder.image_size:
         encoder = resized(encoder, image_size)
     return encoder.eval()
+
+
+def with_drop_path(encoder: Encoder, rate: float) -> Encoder:
+    """The same encoder with another rate of stochastic depth, its weights copied, in training mode.
+
+    Args:
+        rate: of the last block, rising linearly from 0.
+    """
+    options = {name: value for name, value in encoder.architecture.items() if name not in _FIXED}
+    new = create_encoder(
+        encoder.architecture["model_name"],
+        image_size=encoder.image_size,
+        channels=encoder.channels,
+        drop_path_rate=rate,
+        **options,
+    )
+    new.model.load_state_dict(encoder.model.state_dict(), strict=True)
+    learned = dict(encoder.model.named_parameters())
+    for name, parameter in new.model.named_parameters():
+        parameter.requires_grad = learned[name].requires_grad
+    new.checkpointing = encoder.checkpointing
+    return new
+
+
+def load_backbone(
+    path_or_name: str | Path,
+    *,
+    image_size: ImageSize | None = None,
+    channels: int | None = None,
+    neck: NeckName = "auto",
+    width: int | None = None,
+    drop_path_rate: float = 0.0,
+) -> Backbone:
+    """An encoder as four maps at strides 4, 8, 16 and 32, in eval mode, on the CPU.
+
+    A feature pyramid that was trained together with the encoder (iTPN) is its neck, with its weights; other
+    necks start from random ones, drawn from torch's global generator.
+
+    Args:
+        path_or_name: as of `load_encoder`, and so are `image_size`, `channels` and `drop_path_rate`.
+        neck: see `unmask.necks`; "native" does without a pyramid that was trained.
+        width: of all maps, see `unmask.necks.create_backbone`.
+
+    Raises:
+        UserError: as `load_encoder`, or a neck that does not go with the encoder.
+    """
+    encoder = load_encoder(
+        path_or_name, image_size=image_size, channels=channels, drop_path_rate=drop_path_rate
+    )
+    pyramid = load_pyramid(path_or_name) if is_path(path_or_name) else None
+    try:
+        return create_backbone(encoder, neck=neck, pyramid=pyramid, width=width).eval()
+    except ValueError as error:
+        raise UserError(f"{path_or_name}: {error}") from error
 
 
 def load_pyramid(path: str | Path) -> Pyramid | None:
@@ -153,7 +209,9 @@ def is_path(path_or_name: str | Path) -> bool:
     return "/" in path_or_name or os.sep in path_or_name or path_or_name.endswith((".safetensors", ".json"))
 
 
-def _named(name: str, image_size: tuple[int, int] | None, channels: int | None) -> Encoder:
+def _named(
+    name: str, image_size: tuple[int, int] | None, channels: int | None, drop_path_rate: float
+) -> Encoder:
     plain = name.removeprefix(RANDOM)
     published = timm.get_pretrained_cfg(plain) if timm.is_model(plain.split(".")[0]) else None
     if image_size is None:
@@ -162,7 +220,13 @@ def _named(name: str, image_size: tuple[int, int] | None, channels: int | None) 
     if pretrained and published is not None and not published.has_weights:
         raise UserError(f"timm has no weights for {name}; with random weights it is {RANDOM}{name}.")
     try:
-        encoder = create_encoder(plain, image_size=image_size, channels=channels or 3, pretrained=pretrained)
+        encoder = create_encoder(
+            plain,
+            image_size=image_size,
+            channels=channels or 3,
+            pretrained=pretrained,
+            drop_path_rate=drop_path_rate,
+        )
     except Exception as error:
         # What hub clients raise without a network differs between versions; our own complaints are about the
         # name or the size.
@@ -190,7 +254,10 @@ def _with_channels(tensors: dict[str, Tensor], channels: int, weights: Path) -> 
 def resized(encoder: Encoder, image_size: tuple[int, int]) -> Encoder:
     """The encoder for another image size: timm interpolates positions; a Swin keeps its windows."""
     architecture = {**encoder.architecture, "img_size": list(image_size)}
-    window = {name: architecture[name] for name in ("window_size",) if name in architecture}
+    window = {}
+    if isinstance(encoder, SwinEncoder):
+        # Without a size timm scales windows with the image; what rebuilds the model has to know them.
+        window["window_size"] = architecture.setdefault("window_size", encoder.windows)
     model: Any = encoder.model
     try:
         model.set_input_size(img_size=image_size, **window)

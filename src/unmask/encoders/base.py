@@ -89,6 +89,8 @@ class Encoder(nn.Module, ABC):
         prefix: tokens in front of the patches in a tap: class token and registers.
         has_cls: whether the first of them is a class token.
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        pyramid_strides: pixels along the side of a place in each of the maps of `pyramid`.
+        pyramid_dims: their widths.
         idle: number of weights on which `Features.patches` do not depend, but `Features.pyramid` does.
     """
 
@@ -107,6 +109,8 @@ class Encoder(nn.Module, ABC):
         token_dim: int,
         depth: int,
         visible_dim: int | None = None,
+        pyramid_strides: tuple[int, ...] | None = None,
+        pyramid_dims: tuple[int, ...] | None = None,
         prefix: int = 0,
         has_cls: bool = False,
     ) -> None:
@@ -128,6 +132,8 @@ class Encoder(nn.Module, ABC):
         self.token_dim = token_dim
         self.depth = depth
         self.visible_dim = dim if visible_dim is None else visible_dim
+        self.pyramid_strides = (stride,) * 4 if pyramid_strides is None else pyramid_strides
+        self.pyramid_dims = (dim,) * 4 if pyramid_dims is None else pyramid_dims
         self.prefix = prefix
         self.has_cls = has_cls
         self.checkpointing = False
@@ -152,6 +158,24 @@ class Encoder(nn.Module, ABC):
             token: what replaces the embedding of a hidden patch, before position information; needed with
                 `mask`.
             take: blocks (stages) whose raw output is wanted in `taps`; negative ones count from the end.
+        """
+
+    @abstractmethod
+    def pyramid(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B _ _ _"], ...]:
+        """What the backbone itself has for dense tasks: maps [B, `pyramid_dims`[i], H / `pyramid_strides`[i],
+        W / `pyramid_strides`[i]], fine to coarse, or from early to late where strides are equal.
+
+        * plain ViTs, EVA, BEiT: after a quarter, half, three quarters and all of the blocks, each through the
+          final norm; all at the stride of a patch;
+        * Swin, SwinV2: every stage, at strides 4, 8, 16, 32; the last one after the final norm;
+        * HiViT, Fast-iTPN: strides 4, 8, 16 (of patches of 16 pixels), without a norm, as they have none;
+        * RevCol: strides 4, 8, 16, 32 of the last column, without a norm;
+        * RevColV2: the levels of the last column, bottom first, at the stride of a patch, without a norm.
+
+        `unmask.necks` makes maps of strides 4, 8, 16 and 32 of all of them.
+
+        Args:
+            images: normalised, of `image_size`.
         """
 
     def hidden(

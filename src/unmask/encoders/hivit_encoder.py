@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unmask.encoders.base import DroppingEncoder, Encoder, Features
-from unmask.encoders.units import UnitTransformer, as_map
+from unmask.encoders.units import SCALES, UnitTransformer, as_map
 from unmask.masking import Grid, Mask
 
 
@@ -35,6 +35,8 @@ class HiViTEncoder(DroppingEncoder):
             depth=len(model.attention_blocks),
             # 16 positions of a quarter, 4 of half the width, one of all of it.
             visible_dim=7 * model.embed_dim,
+            pyramid_strides=tuple(model.patch_size // side for side in SCALES),
+            pyramid_dims=(model.embed_dim // 4, model.embed_dim // 2, model.embed_dim),
         )
         self.model: UnitTransformer = model
 
@@ -52,6 +54,9 @@ class HiViTEncoder(DroppingEncoder):
         tokens, taps = self._attend(tokens + self.model.pos_embed, self.model.positions, take)
         pyramid = tuple(as_map(scale, self.grid) for scale in (fine, middle, tokens))
         return Features(patches=tokens, taps=taps, pyramid=pyramid)
+
+    def pyramid(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B _ _ _"], ...]:
+        return self(images).pyramid
 
     def visible(
         self,

@@ -31,6 +31,8 @@ class RevColEncoder(Encoder):
             dim=model.num_features,
             token_dim=model.patch_embed.proj.out_channels,
             depth=len(model.columns),
+            pyramid_strides=tuple(info["reduction"] for info in model.feature_info),
+            pyramid_dims=tuple(info["num_chs"] for info in model.feature_info),
         )
         self.model: RevCol = model
 
@@ -56,6 +58,9 @@ class RevColEncoder(Encoder):
             taps=tuple(states[column] for column in wanted),
             pyramid=maps,
         )
+
+    def pyramid(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B _ _ _"], ...]:
+        return self(images).pyramid
 
 
 def saver_of(encoder: Encoder, saver: MemorySaver, take: Sequence[int]) -> MemorySaver | None:

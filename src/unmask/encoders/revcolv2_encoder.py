@@ -33,6 +33,8 @@ class RevColViTEncoder(DroppingEncoder):
             token_dim=model.embed_dim,
             depth=len(model.up) + len(model.down),
             visible_dim=model.num_levels * model.embed_dim,
+            pyramid_strides=(model.patch_size,) * model.num_levels,
+            pyramid_dims=(model.embed_dim,) * model.num_levels,
         )
         self.model: RevColViT = model
         self.idle = sum(one.numel() for block in model.idle_blocks for one in block.parameters())
@@ -52,6 +54,9 @@ class RevColViTEncoder(DroppingEncoder):
         levels, taps = self._run_columns(tokens + positions, lambda _, state: state + positions, take)
         maps = tuple(rearrange(level, "b (h w) d -> b d h w", h=self.grid[0]) for level in levels)
         return Features(patches=self.model.features(levels), taps=taps, pyramid=maps)
+
+    def pyramid(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B _ _ _"], ...]:
+        return self(images).pyramid
 
     def visible(self, images: Float[Tensor, "B C H W"], mask: Mask, take: Sequence[int] = ()) -> Features:
         tokens, positions = self._visible_tokens(images, mask)

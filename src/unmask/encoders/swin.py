@@ -32,6 +32,8 @@ class SwinEncoder(Encoder):
             dim=model.num_features,
             token_dim=model.patch_embed.proj.out_channels,
             depth=len(model.layers),
+            pyramid_strides=tuple(patch_size * 2**stage for stage in range(len(model.layers))),
+            pyramid_dims=tuple(info["num_chs"] for info in model.feature_info),
         )
         self.model: SwinTransformer | SwinTransformerV2 = model
 
@@ -59,6 +61,16 @@ class SwinEncoder(Encoder):
             taps=tuple(rearrange(stages[index], "b h w d -> b (h w) d") for index in wanted),
             pyramid=tuple(rearrange(state, "b h w d -> b d h w") for state in stages),
         )
+
+    @property
+    def windows(self) -> list[list[int]]:
+        """Height and width of the windows of every stage, in places of its map; plain data."""
+        return [list(stage.blocks[0].window_size) for stage in self.model.layers]
+
+    def pyramid(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B _ _ _"], ...]:
+        features = self(images)
+        last = rearrange(features.patches, "b (h w) d -> b d h w", h=self.feature_grid[0])
+        return (*features.pyramid[:-1], last)
 
 
 def fitting_window(grid: Grid, stages: int, largest: int) -> int:

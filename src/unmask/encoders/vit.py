@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from timm.layers import apply_keep_indices_nlc
 from timm.models import beit, vision_transformer
@@ -111,6 +112,21 @@ def _attend_beit(
     )
 
 
+def quarters(depth: int) -> tuple[int, int, int, int]:
+    """The blocks after which a quarter, half, three quarters and all of a depth are done."""
+    first, second, third, last = (-(-depth * part // 4) - 1 for part in range(1, 5))
+    return first, second, third, last
+
+
+def _normalised_maps(
+    encoder: "ViTEncoder | EvaEncoder | BeitEncoder", images: Tensor
+) -> tuple[Float[Tensor, "B D h w"], ...]:
+    """States of the blocks of `quarters` after the final norm, as maps."""
+    states = encoder(images, take=quarters(encoder.depth)).taps
+    patches = (encoder.model.norm(state)[:, encoder.prefix :] for state in states)
+    return tuple(rearrange(one, "b (h w) d -> b d h w", h=encoder.grid[0]) for one in patches)
+
+
 class ViTEncoder(DroppingEncoder):
     """timm's `VisionTransformer`: absolute positions, any number of prefix tokens.
 
@@ -141,6 +157,9 @@ class ViTEncoder(DroppingEncoder):
         take: Sequence[int] = (),
     ) -> Features:
         return self._encode(self.model._pos_embed(_embed(self.model, images, mask, token)), take)
+
+    def pyramid(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B D h w"], ...]:
+        return _normalised_maps(self, images)
 
     def hidden(
         self, images: Float[Tensor, "B C H W"], mask: Mask, token: Float[Tensor, "1 1 D"]
@@ -184,6 +203,9 @@ class EvaEncoder(DroppingEncoder):
         tokens, rope = self.model._pos_embed(_embed(self.model, images, mask, token))
         return self._encode(tokens, rope, take)
 
+    def pyramid(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B D h w"], ...]:
+        return _normalised_maps(self, images)
+
     def visible(self, images: Float[Tensor, "B C H W"], mask: Mask, take: Sequence[int] = ()) -> Features:
         tokens, rope = self.model._pos_embed(_embed(self.model, images, None, None))
         if rope is not None:
@@ -217,6 +239,9 @@ class BeitEncoder(Encoder):
         take: Sequence[int] = (),
     ) -> Features:
         return self._encode(self._tokens(images, mask, token), take)
+
+    def pyramid(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B D h w"], ...]:
+        return _normalised_maps(self, images)
 
     def hidden(
         self, images: Float[Tensor, "B C H W"], mask: Mask, token: Float[Tensor, "1 1 D"]
