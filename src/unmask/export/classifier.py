@@ -177,7 +177,7 @@ def export_classifier(run: Path, *, to: str, target: Path, bits: int, normalise:
 
 
 def _copy(run: Path, folder: Path, *, classes_once: bool) -> None:
-    """The files of a run's classifier; transformers names the number of classes itself, and once is enough."""
+    """The files of a classifier; transformers names the number of classes itself, and once is enough."""
     for name in FILES:
         shutil.copy(run / name, folder / name)
     if classes_once:

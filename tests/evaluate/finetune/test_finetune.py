@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -144,23 +145,29 @@ def test_timm_alone_gives_the_same_logits(tuned: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_other_exports_give_the_same_logits(tuned: Path, tmp_path: Path) -> None:
-    import timm
-
-    images = fixed_images(32)
+def logits_of(tuned: Path, images: Tensor) -> Tensor:
     with torch.no_grad():
-        expected = timm.create_model(f"local-dir:{tuned}", pretrained=True).eval()(images)
+        return timm.create_model(f"local-dir:{tuned}", pretrained=True).eval()(images)
+
+
+def test_transformers_gives_the_same_logits(tuned: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     folder = export(tuned, to="huggingface", out=tmp_path / "hf")
     model = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    images = fixed_images(32)
     with torch.no_grad():
-        torch.testing.assert_close(model(images).logits, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model(images).logits, logits_of(tuned, images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_onnx_gives_the_same_logits(tuned: Path, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     path = export(tuned, to="onnx", out=tmp_path / "graph.onnx", normalise=True)
+    images = fixed_images(32)
     pixels = (images * 0.25 + 0.5).numpy()
     (logits,) = runtime.InferenceSession(path).run(None, {"images": pixels})
-    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
+    np.testing.assert_allclose(logits, logits_of(tuned, images).numpy(), atol=1e-4)
     assert read_json(path.with_suffix(".json"))["classes"] == ["blue", "green", "red"]
 
 

@@ -89,45 +89,32 @@ def finetune(
     """
     folder = Path(out)
     saved = saved_task_recipe(FinetuneRecipe, folder, resume=resume, overwrite=overwrite)
-    settings = dict(overrides or {})
+    settings = {**(overrides or {}), **({} if fraction is None else {"data.fraction": fraction})}
     if wrong := [key for key in settings if key.startswith(GIVEN)]:
         raise UserError(f"{wrong[0]} follows from what is fine-tuned and cannot be set")
-    if fraction is not None:
-        settings["data.fraction"] = fraction
     parts = open_parts(data)
     require_apart(folder, parts.train)
     subject = find_subject(run_or_name, image_size=None, seed=seed or 0)
     start = Start(name=subject.name, method=_method(subject), random=random)
+    chosen: dict[str, Any] = {"image_size": image_size, "batch_size": batch_size, "lr": lr, "seed": seed}
     base = saved or _chosen(recipe, subject, parts, start, fraction)
-    resolved = with_settings(
-        base,
-        image_size=image_size,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        seed=seed,
-        overrides=settings,
-    ).model_copy(update={"start": start, "classes": tuple(parts.classes)})
+    resolved = with_settings(base, epochs=epochs, steps=steps, overrides=settings, **chosen)
+    resolved = resolved.model_copy(update={"start": start, "classes": tuple(parts.classes)})
     _require_pairs(resolved)
-    console = Console(stderr=True, quiet=not (progress and speaks()))
-    for note in (*parts.notes, *_left_out(resolved)):
-        console.print(note, soft_wrap=True)
-    parts = parts.with_fraction(resolved.data.fraction, seed=resolved.seed)
-    task = _task(resolved, subject, parts)
+    _say([*parts.notes, *_left_out(resolved)], shown=progress)
+    task = _task(resolved, subject, parts.with_fraction(resolved.data.fraction, seed=resolved.seed))
     machine = Machine(
         device=device, precision=precision, workers=workers, compile=compile, checkpointing=False
     )
-    return train_task(
-        task,
-        resolved,
-        folder,
-        machine,
-        saved=saved,
-        overwrite=overwrite,
-        data=location(data),
-        progress=progress,
-    )
+    place = location(data)
+    options: dict[str, Any] = {"saved": saved, "overwrite": overwrite, "progress": progress}
+    return train_task(task, resolved, folder, machine, data=place, **options)
+
+
+def _say(notes: list[str], *, shown: bool) -> None:
+    console = Console(stderr=True, quiet=not (shown and speaks()))
+    for note in notes:
+        console.print(note, soft_wrap=True)
 
 
 def _chosen(
