@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from unmask.evaluate.segment.score import IGNORED, confusions, cross_entropy, scores
+from unmask.evaluate.segment.score import IGNORED, confusion, cross_entropy, scores
 
 X = IGNORED
 
@@ -14,9 +14,7 @@ X = IGNORED
 def test_a_case_computed_by_hand_with_pixels_that_are_ignored() -> None:
     truth = torch.tensor([[0, 0, 0, 1], [1, 2, X, X]])
     said = torch.tensor([[0, 0, 1, 1], [1, 0, 2, 0]])
-    table = confusions(4)
-    table.update(said, truth)
-    found = scores(table.compute())
+    found = scores(confusion(said, truth, 4))
     # 0: two right of three, and one said too many -> 2 / 4. 1: two right of two, one too many -> 2 / 3.
     # 2: none of one. 3: neither there nor said, so it has no part in the mean.
     assert found.iou[:3].tolist() == [1 / 2, pytest.approx(2 / 3), 0.0] and math.isnan(found.iou[3])
@@ -31,14 +29,9 @@ def test_the_figure_is_of_the_data_set_and_not_the_mean_of_its_images() -> None:
     """A small image that is all wrong and a large one that is mostly right."""
     truths = [torch.tensor([1, 1, X, X]), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])]
     saids = [torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])]
-    whole = confusions(2)
-    means = []
-    for truth, said in zip(truths, saids, strict=True):
-        whole.update(said[None], truth[None])
-        one = confusions(2)
-        one.update(said[None], truth[None])
-        means.append(scores(one.compute()).miou)
-    assert scores(whole.compute()).miou == pytest.approx((4 / 6 + 4 / 6) / 2)
+    tables = [confusion(said, truth, 2) for truth, said in zip(truths, saids, strict=True)]
+    means = [scores(table).miou for table in tables]
+    assert scores(tables[0] + tables[1]).miou == pytest.approx((4 / 6 + 4 / 6) / 2)
     assert means == [0.0, 1.0]  # whose mean is a half
 
 
@@ -47,18 +40,17 @@ def test_it_agrees_with_torchmetrics() -> None:
     truth = torch.randint(0, 5, (3, 20, 30), generator=generator)
     truth[torch.rand(truth.shape, generator=generator) < 0.2] = X
     said = torch.where(torch.rand(truth.shape, generator=generator) < 0.6, truth.clamp(max=4), 2)
-    table, reference = confusions(5), MulticlassJaccardIndex(5, ignore_index=X, average="none")
-    for number in range(3):  # in pieces of one image
-        table.update(said[[number]], truth[[number]])
+    reference = MulticlassJaccardIndex(5, ignore_index=X, average="none")
+    for number in range(3):
         reference.update(said[[number]], truth[[number]])
-    torch.testing.assert_close(scores(table.compute()).iou.float(), reference.compute())
+    table = sum(confusion(said[number], truth[number], 5) for number in range(3))
+    assert isinstance(table, torch.Tensor)
+    torch.testing.assert_close(scores(table).iou.float(), reference.compute())
 
 
 def test_perfect_predictions_are_one_and_nothing_is_nothing() -> None:
     truth = torch.tensor([[0, 1, 2, X]])
-    table = confusions(3)
-    table.update(truth.clamp(max=2), truth)
-    found = scores(table.compute())
+    found = scores(confusion(truth.clamp(max=2), truth, 3))
     assert (found.miou, found.pixel_accuracy, found.mean_accuracy) == (1.0, 1.0, 1.0)
     empty = scores(torch.zeros(3, 3, dtype=torch.long))
     assert math.isnan(empty.miou) and math.isnan(empty.pixel_accuracy)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 IGNORED = 255  # in masks: this pixel has no class, and is neither trained on nor counted
 
@@ -37,10 +37,14 @@ class Scores:
         return float(self.accuracy.nanmean())
 
 
-def confusions(classes: int) -> MulticlassConfusionMatrix:
-    """Counts of pixels [K, K], truth down and prediction across, those of `IGNORED` left out; summed over
-    processes when it is computed."""
-    return MulticlassConfusionMatrix(classes, ignore_index=IGNORED)
+def confusion(
+    prediction: Int64[Tensor, "..."], truth: Int64[Tensor, "..."], classes: int
+) -> Int64[Tensor, "K K"]:
+    """Counts of pixels, truth down and prediction across, those of `IGNORED` left out; to be added up over
+    images and processes."""
+    return multiclass_confusion_matrix(
+        prediction.flatten()[None], truth.flatten()[None], classes, ignore_index=IGNORED, validate_args=False
+    )
 
 
 def scores(table: Int64[Tensor, "K K"]) -> Scores:
