@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from unmask.data.sources import Folder
+from unmask.engine.machine import cores
 from unmask.errors import UserError
 from unmask.evaluate.segment.scenes import NAMED, Part, SceneError, Scenes, read_indices
 from unmask.evaluate.segment.score import IGNORED
@@ -156,13 +158,16 @@ def _names(data: Path, classes: Path | None) -> tuple[str, ...] | None:
 
 def _numbered(pairs: Sequence[Pair], reduce_zero_label: bool) -> tuple[str, ...]:
     """Indices as names, up to the largest that occurs."""
-    largest = -1
-    for picture, mask in pairs:
+
+    def largest_of(pair: Pair) -> int:
         try:
-            values = read_indices(mask)
+            values = read_indices(pair[1])
         except (SceneError, OSError) as error:
-            raise UserError(f"{picture}: {error}.") from error
-        largest = max(largest, int(values[values != IGNORED].max(initial=-1)))
+            raise UserError(f"{pair[0]}: {error}.") from error
+        return max((int(value) for value in np.unique(values) if value != IGNORED), default=-1)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        largest = max(pool.map(largest_of, pairs), default=-1)
     first = 1 if reduce_zero_label else 0
     if largest < first:
         raise UserError(f"No mask has a class: all of their pixels are {IGNORED}{' or 0' * first}.")

@@ -108,8 +108,6 @@ def _read(
         raise UserError(
             f"{path} is no COCO file with images, annotations and categories ({error!r})."
         ) from error
-    if not pictures or unsized:
-        raise UserError(f"{path} lists no pictures, or some without a size.")
     if not 0 < len(categories) < IGNORED:
         raise UserError(f"{path} has {len(categories)} categories; needed are 1 to {IGNORED - 1}.")
     for wrong, what in ((strangers, "a picture"), (homeless, "a category")):
@@ -118,6 +116,8 @@ def _read(
                 f"{path}: {len(wrong)} annotations are of {what} that is not listed (the first has the id "
                 f"{wrong[0].get('id')})."
             )
+    if not pictures or unsized:
+        raise UserError(f"{path} lists no pictures, or some without a size.")
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise UserError(
