@@ -44,8 +44,11 @@ def test_the_sheet_has_a_row_for_every_scene_and_names_what_is_in_them() -> None
     legend = np.asarray(two)[-30:].reshape(-1, 4)
     for number in (0, 1, 2, IGNORED):
         assert (legend[:, :3] == palette(3)[number]).all(1).any()
-    many = sheet(rows, [f"a class with a long name, number {number}" for number in range(100)])
-    assert many.height > two.height  # the legend takes another line
+    names = [f"a class with a long name, number {number}" for number in range(9)]
+    every = np.arange(9).repeat(20).reshape(12, 15)
+    longer = sheet([(np.zeros((12, 15, 3), dtype=np.uint8), every, every)], names)
+    short = sheet([(np.zeros((12, 15, 3), dtype=np.uint8), every, every)], "abcdefghi")
+    assert longer.height > short.height  # the legend takes more lines
 
 
 def test_pictures_of_any_kind_can_be_shown() -> None:

@@ -15,11 +15,15 @@ from tests.evaluate.segment.scenes import SIZE, write_scenes
 from tests.tiny import tiny_encoder
 from unmask.cli import app
 from unmask.encoders.itpn import Pyramid
+from unmask.engine import labelled as loop
 from unmask.engine.task import Process
 from unmask.errors import UserError
 from unmask.evaluate.segment import RECIPES, load_segmenter, segment
+from unmask.evaluate.segment import run as command
+from unmask.evaluate.segment.layouts import find_mask_files
 from unmask.evaluate.segment.recipes import default
 from unmask.evaluate.segment.run import build_network, named_recipe
+from unmask.evaluate.segment.score import confusion
 from unmask.evaluate.segment.task import SegmentTask
 from unmask.export import save_encoder
 from unmask.load import load_pyramid
@@ -111,8 +115,6 @@ def test_the_pyramid_of_the_run_is_what_training_starts_from(encoders: Path) -> 
 
 
 def test_layers_learn_at_the_rates_of_their_depth(encoders: Path, scenes: Path) -> None:
-    from unmask.evaluate.segment.layouts import find_mask_files
-
     recipe = with_settings(default(), overrides=SMALL)
     _, network = build_network(str(encoders / "vit"), recipe, ("a", "b", "c"))
     task = SegmentTask(network, *find_mask_files(scenes), recipe)
@@ -126,8 +128,6 @@ def test_layers_learn_at_the_rates_of_their_depth(encoders: Path, scenes: Path) 
 
 
 def test_validation_is_of_the_data_set_however_many_processes_share_it(encoders: Path, scenes: Path) -> None:
-    from unmask.evaluate.segment.layouts import find_mask_files
-
     recipe = with_settings(default(), overrides=SMALL)
     _, network = build_network(str(encoders / "vit"), recipe, ("a", "b", "c"))
     task = SegmentTask(network.eval(), *find_mask_files(scenes), recipe)
@@ -139,8 +139,6 @@ def test_validation_is_of_the_data_set_however_many_processes_share_it(encoders:
         def together(self, found: Any) -> Any:
             other = Process(device=torch.device("cpu"), index=1, count=2)
             assert other.share(3) == range(1, 3, 2)
-            from unmask.evaluate.segment.score import confusion
-
             if not isinstance(found[0], torch.Tensor):
                 return found
             scene = task.validation.read(1)
@@ -155,8 +153,6 @@ def test_a_run_that_goes_on_is_the_run(encoders: Path, scenes: Path, tmp_path: P
     options: dict[str, Any] = {"data": scenes, "batch_size": 4, "steps": 6, "overrides": SMALL, **QUIET}
     segment(encoders / "vit", out=tmp_path / "whole", **options)
     task_steps = {**options, "overrides": {**SMALL, "checkpoint.every": 3}}
-    import unmask.engine.labelled as loop
-
     seen = loop._update
     calls = []
 
@@ -179,7 +175,7 @@ def test_a_run_that_goes_on_is_the_run(encoders: Path, scenes: Path, tmp_path: P
 def test_pictures_that_break_later_are_left_out_and_said(
     encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unmask.evaluate.segment.run.survey", lambda *_given, **_named: None)
+    monkeypatch.setattr(command, "survey", lambda *_given, **_named: None)
     scenes = write_scenes(tmp_path / "scenes", parts={"training": 4, "validation": 3})
     path = scenes / "images" / "validation" / "1.png"
     content = path.read_bytes()

@@ -99,18 +99,12 @@ def segment(
         overrides={**({"network.random": True} if random else {}), **(overrides or {})},
     )
     chosen = _fitted(chosen.model_copy(update={"start": start}))
-    training, validation = _find(
-        chosen,
-        *(
-            None if path is None else Path(path).expanduser()
-            for path in (data, annotations, val_data, val_annotations)
-        ),
-    )
+    training, validation = _find(chosen, data, annotations, val_data, val_annotations)
     subject, network = build_network(start, chosen, training.classes, device=choose_device(device))
     network.segmenter.backbone.encoder.checkpointing = checkpointing
     with Console(stderr=True, quiet=not (progress and speaks())).status("looking at all masks"):
-        for part, scenes in (("training", training), ("validation", validation)):
-            survey(scenes, part=part, channels=subject.channels, bits=subject.bits)
+        survey(training, part="training", channels=subject.channels, bits=subject.bits)
+        survey(validation, part="validation", channels=subject.channels, bits=subject.bits)
     machine = Machine(
         device=device, precision=precision, workers=workers, compile=compile, checkpointing=checkpointing
     )
@@ -209,21 +203,28 @@ def _reading(subject: Subject, recipe: SegmentRecipe, backbone: Backbone) -> Rea
 
 def _find(
     recipe: SegmentRecipe,
-    data: Path | None,
-    annotations: Path | None,
-    val_data: Path | None,
-    val_annotations: Path | None,
+    data: str | Path,
+    annotations: str | Path | None,
+    val_data: str | Path | None,
+    val_annotations: str | Path | None,
 ) -> tuple[Scenes, Scenes]:
-    assert data is not None
-    reduced, names = recipe.data.reduce_zero_label, recipe.data.classes
+    """(training, validation)."""
+    folder, reduced, names = _path(data), recipe.data.reduce_zero_label, _path(recipe.data.classes)
+    assert folder is not None
     if annotations is None:
         if val_data is not None or val_annotations is not None:
             raise UserError("--val-data and --val-annotations go with --annotations, for COCO's files.")
-        return find_mask_files(
-            data, classes=None if names is None else Path(names).expanduser(), reduce_zero_label=reduced
-        )
+        return find_mask_files(folder, classes=names, reduce_zero_label=reduced)
     if names is not None:
         raise UserError("data.classes is for masks in files; COCO's files name their categories.")
     return find_polygons(
-        data, annotations, val_data=val_data, val_annotations=val_annotations, reduce_zero_label=reduced
+        folder,
+        Path(annotations).expanduser(),
+        val_data=_path(val_data),
+        val_annotations=_path(val_annotations),
+        reduce_zero_label=reduced,
     )
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given).expanduser()
