@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
+from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
 from unmask.drawing import TITLE
@@ -16,6 +17,7 @@ OPACITY = 0.62  # of a class's colour over the picture
 LEGEND_CLASSES = 24  # most classes that the legend names
 SWATCH, LINE = 14, 22
 GREY = (128, 128, 128)  # what has no class
+TAB10_GREY = 7  # place of the grey in matplotlib's ten colours
 TITLES = ("picture", "truth", "prediction", "mistakes")
 WRONG, RIGHT = (220, 50, 47), (38, 139, 110)
 
@@ -25,10 +27,13 @@ Picture = UInt8[np.ndarray, "H W 3"]
 def palette(classes: int) -> UInt8[np.ndarray, "256 3"]:
     """A colour for every class, far apart for neighbours; `IGNORED` is grey."""
     colours = np.full((256, 3), GREY, dtype=np.uint8)
+    usual = [colormaps["tab10"](place)[:3] for place in range(10) if place != TAB10_GREY]
     for number in range(min(classes, IGNORED)):
-        # Steps by the golden ratio never come back to a hue; brightness changes in turns.
-        hue, lightness = (0.58 + number * 0.618034) % 1, (0.52, 0.68, 0.40)[number % 3]
-        red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.75)
+        if number < len(usual):
+            red, green, blue = usual[number]
+        else:  # steps by the golden ratio never come back to a hue; brightness changes in turns
+            hue, lightness = (0.58 + number * 0.618034) % 1, (0.52, 0.68, 0.40)[number % 3]
+            red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.75)
         colours[number] = [round(255 * part) for part in (red, green, blue)]
     return colours
 
