@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from unmask.cli_finetune import evaluate_finetune
+from unmask.cli_segment import segment
 from unmask.options import (
     AnySize,
     Baselines,
@@ -29,6 +30,7 @@ evaluate_app = typer.Typer(
     help="How useful features are: frozen (k-nearest neighbours, linear probes), or fine-tuned.",
 )
 evaluate_app.command("finetune")(evaluate_finetune)
+evaluate_app.command("segment")(segment)
 
 
 @evaluate_app.command("knn")

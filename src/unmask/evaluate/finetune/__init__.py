@@ -24,7 +24,7 @@ from unmask.evaluate.finetune.published import PUBLISHED
 from unmask.evaluate.finetune.recipe import FinetuneRecipe, Start
 from unmask.evaluate.finetune.task import FinetuneTask
 from unmask.evaluate.subject import Subject, find_subject, untrained
-from unmask.load import resized
+from unmask.load import is_path, resized
 from unmask.recipes.base import Choice
 from unmask.recipes.tasks import with_settings
 from unmask.runs import location, read_json, task_of
@@ -95,7 +95,7 @@ def finetune(
     parts = open_parts(data)
     require_apart(folder, parts.train)
     subject = find_subject(run_or_name, image_size=None, seed=seed or 0)
-    start = Start(name=subject.name, method=_method(subject), random=random)
+    start = Start(name=_place(run_or_name, subject), method=_method(subject), random=random)
     chosen: dict[str, Any] = {"image_size": image_size, "batch_size": batch_size, "lr": lr, "seed": seed}
     base = saved or _chosen(recipe, subject, parts, start, fraction)
     resolved = with_settings(base, epochs=epochs, steps=steps, overrides=settings, **chosen)
@@ -186,6 +186,12 @@ def _folder(subject: Subject) -> Path | None:
 def _is_fine_tuned(subject: Subject) -> bool:
     folder = _folder(subject)
     return folder is not None and task_of(folder) == "finetune"
+
+
+def _place(run_or_name: str | Path | Encoder, subject: Subject) -> str:
+    """What the recipe calls the start: a path that is right from any folder, or timm's name."""
+    own = not isinstance(run_or_name, Encoder) and is_path(run_or_name)
+    return location(run_or_name) if own else subject.name
 
 
 def _method(subject: Subject) -> str | None:
