@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from einops import rearrange
@@ -22,6 +22,8 @@ from unmask.export.card import CROP
 from unmask.export.saved import unit_of
 
 log = logging.getLogger(__name__)
+
+Network = TypeVar("Network", bound=nn.Module)
 
 TOLERANCE = 1e-4  # of onnxruntime's features, relative to the largest
 ONE_FILE = 2**30  # bytes of weights; protobuf cannot hold twice as many
@@ -52,10 +54,7 @@ class Graph(nn.Module):
 
     def __init__(self, encoder: Encoder, card: dict[str, Any], *, normalise: bool) -> None:
         super().__init__()
-        self.encoder = copy.deepcopy(encoder).eval()
-        for module in self.encoder.modules():
-            if "fused_attn" in vars(module):  # a fused kernel's memory layout may not survive the translation
-                vars(module)["fused_attn"] = False
+        self.encoder = translatable(encoder)
         self.normalise = normalise
         self.register_buffer("mean", rearrange(torch.tensor(card["mean"]), "c -> c 1 1"))
         self.register_buffer("std", rearrange(torch.tensor(card["std"]), "c -> c 1 1"))
@@ -85,11 +84,10 @@ def write_onnx(encoder: Encoder, card: dict[str, Any], path: Path, *, normalise:
         UserError: onnx or onnxscript is not installed.
         RuntimeError: onnxruntime computes other features.
     """
-    for needed in ("onnx", "onnxscript"):
-        if find_spec(needed) is None:
-            raise UserError(f"An export to ONNX needs {needed}: pip install 'unmask[onnx]'")
+    require_onnx()
     graph = Graph(encoder, card, normalise=normalise)
     height, width = encoder.image_size
+    shape = encoder.channels, height, width
     unit = unit_of(card)
     values = {"mean": card["mean"], "std": card["std"]}
     about = {
@@ -108,8 +106,8 @@ def write_onnx(encoder: Encoder, card: dict[str, Any], path: Path, *, normalise:
     }
 
     def write(folder: Path) -> None:
-        _write_graph(graph, folder / path.name, about)
-        difference = _largest_difference(graph, folder / path.name)
+        write_graph(graph, shape, graph.outputs, folder / path.name, about)
+        difference = largest_difference(graph, shape, folder / path.name)
         text = json.dumps({**about, "difference_from_pytorch": difference}, indent=2) + "\n"
         (folder / path.name).with_suffix(".json").write_text(text, encoding="utf-8")
 
@@ -117,8 +115,36 @@ def write_onnx(encoder: Encoder, card: dict[str, Any], path: Path, *, normalise:
     return path
 
 
-def _write_graph(graph: Graph, path: Path, about: dict[str, Any]) -> None:
-    images = torch.rand(2, graph.encoder.channels, *graph.encoder.image_size)
+def require_onnx() -> None:
+    """
+    Raises:
+        UserError: onnx or onnxscript is not installed.
+    """
+    for needed in ("onnx", "onnxscript"):
+        if find_spec(needed) is None:
+            raise UserError(f"An export to ONNX needs {needed}: pip install 'unmask[onnx]'")
+
+
+def translatable(network: Network) -> Network:
+    """A copy in eval mode that computes the same in steps which the exporter knows."""
+    network = copy.deepcopy(network).eval()
+    for module in network.modules():
+        if "fused_attn" in vars(module):  # a fused kernel's memory layout may not survive the translation
+            vars(module)["fused_attn"] = False
+    return network
+
+
+def write_graph(
+    graph: nn.Module, shape: tuple[int, int, int], outputs: list[str], path: Path, about: dict[str, Any]
+) -> None:
+    """Write a network that takes `images`, any number of them.
+
+    Args:
+        graph: returns a tensor, or one for each of the outputs; see `translatable`.
+        shape: channels, height and width of an image.
+        about: goes into the file, as JSON.
+    """
+    images = torch.rand(2, *shape)
     with warnings.catch_warnings(), _quiet("onnxscript", "onnx_ir", "torch.onnx"):
         warnings.simplefilter("ignore")  # of the exporter, about its own parts
         program = torch.onnx.export(
@@ -126,7 +152,7 @@ def _write_graph(graph: Graph, path: Path, about: dict[str, Any]) -> None:
             (images,),
             dynamo=True,
             input_names=["images"],
-            output_names=graph.outputs,
+            output_names=outputs,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
@@ -136,7 +162,7 @@ def _write_graph(graph: Graph, path: Path, about: dict[str, Any]) -> None:
     program.save(path, external_data=size > ONE_FILE)
 
 
-def _largest_difference(graph: Graph, path: Path) -> float | None:
+def largest_difference(graph: nn.Module, shape: tuple[int, int, int], path: Path) -> float | None:
     """Of onnxruntime's features from PyTorch's, relative to the largest; None without onnxruntime.
 
     Raises:
@@ -150,9 +176,10 @@ def _largest_difference(graph: Graph, path: Path) -> float | None:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     largest = 0.0
     for count in (1, 3):  # neither is the number that the graph was traced with
-        images = torch.rand(count, graph.encoder.channels, *graph.encoder.image_size)
+        images = torch.rand(count, *shape)
         with torch.inference_mode():
-            expected = graph(images)
+            computed = graph(images)
+        expected = (computed,) if isinstance(computed, Tensor) else computed
         for found, wanted in zip(session.run(None, {"images": images.numpy()}), expected, strict=True):
             scale = max(1.0, wanted.abs().max().item())
             largest = max(largest, (torch.from_numpy(found) - wanted).abs().max().item() / scale)

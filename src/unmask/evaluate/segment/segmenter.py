@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from unmask.data import normalise
 from unmask.data.arrays import Bits, open_picture
 from unmask.data.decode import load_pixels
-from unmask.engine.files import put, write_text
+from unmask.engine.files import put, put_all, write_text
 from unmask.errors import UserError
 from unmask.evaluate.segment.augment import resized, scaled_size
 from unmask.evaluate.segment.head import Norm, PlainHead, UPerNet, enlarged
 from unmask.evaluate.segment.slide import slide
+from unmask.export.onnx import largest_difference, require_onnx, translatable, write_graph
 from unmask.export.saved import tensors_of
 from unmask.necks import Backbone, Maps, rebuilt_backbone
 
@@ -123,6 +124,28 @@ class Segmenter(nn.Module):
         if isinstance(opened, Image.Image):
             return np.atleast_3d(np.asarray(load_pixels(opened, self.channels)[0]))
         return opened
+
+    def to_onnx(self, path: str | Path) -> Path:
+        """Write it as an ONNX graph: `images` [B, C, h, w], normalised by `reading`, of `image_size`, to
+        `scores` [B, K, h, w]. Where onnxruntime is installed, its scores are compared with PyTorch's first.
+
+        Args:
+            path: ends in `.onnx`. What the graph needs to know is in the file, as JSON, under `unmask`.
+
+        Raises:
+            UserError: onnx or onnxscript is not installed.
+            RuntimeError: onnxruntime computes other scores.
+        """
+        path = Path(path)
+        require_onnx()
+        graph, shape = translatable(self).cpu(), (self.channels, *self.image_size)
+
+        def write(folder: Path) -> None:
+            write_graph(graph, shape, ["scores"], folder / path.name, self.card)
+            largest_difference(graph, shape, folder / path.name)
+
+        put_all(path.parent, write)
+        return path
 
     @property
     def device(self) -> torch.device:
