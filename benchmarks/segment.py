@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of `unmask evaluate segment`")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # settings may stand anywhere
     options.out.mkdir(parents=True, exist_ok=True)
     data = options.data or options.out / "cutouts"
     if options.data is None and not (data / "classes.txt").is_file():
