@@ -112,8 +112,18 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def task_of(run: Path) -> str | None:
+    """What was learned from labels in a run folder, "finetune" for instance; None of all other folders."""
+    path = run / "recipe.json"
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return recipe.get("kind") if isinstance(recipe, dict) and isinstance(recipe.get("kind"), str) else None
+
+
 def read_plan(run: Path) -> Plan:
-    """The recipe of a run folder, whatever was trained there.
+    """The recipe of a run folder in which something was pre-trained.
 
     Raises:
         UserError: it is no run folder, or its recipe is of another version or was damaged.
@@ -123,6 +133,10 @@ def read_plan(run: Path) -> Plan:
         raise UserError(
             f"{run} is not a run folder: it has no recipe.json. "
             "Give the folder that --out named when pre-training."
+        )
+    if kind := task_of(run):
+        raise UserError(
+            f"{run} holds what `unmask evaluate {kind}` trained; give the folder of a pre-training run"
         )
     try:
         return parse_plan(path)

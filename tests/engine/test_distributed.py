@@ -47,6 +47,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pictures(tmp_path_factory.mktemp("data") / "pictures")
 
 
+def joined(rank: int, count: int, port: int) -> None:
+    """Say in the environment, as a launcher does, which process of a run this is."""
+    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    os.environ.update({name: str(number) for name, number in here.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
 def member(
     rank: int, count: int, port: int, broken: int | None, data: Path, out: Path, options: dict[str, Any]
 ) -> None:
@@ -54,9 +67,7 @@ def member(
 
     Each leaves beside the run what it holds whenever it saves.
     """
-    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    os.environ.update({name: str(number) for name, number in here.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    joined(rank, count, port)
     save, forward = engine.save, MAE.forward
 
     def noted(job: Job, state: Any) -> None:
@@ -86,9 +97,7 @@ def launch(
     **options: Any,
 ) -> list[BaseProcess]:
     """Processes of one run."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     options["overrides"] = overrides or {}

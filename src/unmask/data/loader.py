@@ -12,7 +12,7 @@ import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from multiprocessing import get_all_start_methods
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,11 +23,21 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from unmask.data.arrays import Bits
 from unmask.data.colour import ColourChange
 from unmask.data.files import Source
-from unmask.data.samples import ORDER_STREAM, AugmentedImages, CentreImages, Samples
+from unmask.data.samples import ORDER_STREAM, AugmentedImages, CentreImages
 from unmask.data.views import Augment, Interpolation, View
 from unmask.errors import UserError
 
 log = logging.getLogger(__name__)
+
+
+class Read(Protocol):
+    """What a worker sends beside samples: bad files, and whether others were found in their place."""
+
+    @property
+    def bad(self) -> dict[str, str]: ...
+
+    @property
+    def complete(self) -> bool: ...
 
 
 class Batch(dict[str, Tensor]):
@@ -123,9 +133,9 @@ class PretrainLoader:
         Raises:
             UserError: too many files are bad.
         """
-        sampler = _EndlessBatches(*self._order, start_step)
-        for samples in _prepared(self._samples, sampler, self._workers, self._pin_memory):
-            _note_bad(samples, self.bad, self._allowed, len(self.source))
+        sampler = EndlessBatches(*self._order, start_step)
+        for samples in prepared(self._samples, sampler, self._workers, self._pin_memory):
+            require_few_bad(samples, self.bad, self._allowed, len(self.source))
             yield Batch(samples.tensors, samples.marks)
 
 
@@ -173,8 +183,8 @@ class EvaluationLoader:
         order = range(len(self.source))
         batches = [order[start : start + self._batch_size] for start in order[:: self._batch_size]]
         labels = None if self.source.labels is None else torch.tensor(self.source.labels)
-        for samples in _prepared(self._samples, batches, self._workers, self._pin_memory):
-            _note_bad(samples, self.bad, self._allowed, len(self.source))
+        for samples in prepared(self._samples, batches, self._workers, self._pin_memory):
+            require_few_bad(samples, self.bad, self._allowed, len(self.source))
             if samples.tensors:
                 indices = samples.tensors["indices"]
                 yield samples.tensors["images"], None if labels is None else labels[indices], indices
@@ -202,7 +212,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((ORDER_STREAM, seed, epoch)).permutation(count)
 
 
-class _EndlessBatches(Sampler[list[tuple[int, int]]]):
+class EndlessBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index). They never end, so the workers live from the first epoch to the last."""
 
     def __init__(
@@ -222,7 +232,12 @@ class _EndlessBatches(Sampler[list[tuple[int, int]]]):
             epoch, step = epoch + 1, 0
 
 
-def _note_bad(samples: Samples, bad: dict[str, str], allowed: int, count: int) -> None:
+def require_few_bad(samples: Read, bad: dict[str, str], allowed: int, count: int) -> None:
+    """Add the files that a batch could not read to `bad`.
+
+    Raises:
+        UserError: they are more than are allowed.
+    """
     for name, reason in samples.bad.items():
         if name not in bad:
             bad[name] = reason
@@ -235,9 +250,7 @@ def _note_bad(samples: Samples, bad: dict[str, str], allowed: int, count: int) -
         )
 
 
-def _prepared(
-    dataset: Dataset, batches: Iterable, workers: int, pin_memory: bool | None
-) -> Iterator[Samples]:
+def prepared(dataset: Dataset, batches: Iterable, workers: int, pin_memory: bool | None) -> Iterator[Any]:
     """The batches that the workers make; the workers stop with this iterator or with the program."""
     loader = DataLoader(
         dataset,

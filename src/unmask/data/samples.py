@@ -72,7 +72,7 @@ class AugmentedImages(Dataset):
                 image = open_picture(self._source.read(candidate), self._augment.channels, self._augment.bits)
                 return make_views(image, self._views, self._augment, generator)
             except (OSError, DecodeError) as error:
-                bad[self._source.name(candidate)] = _reason(error)
+                bad[self._source.name(candidate)] = reason_of(error)
         return None
 
 
@@ -105,7 +105,7 @@ class CentreImages(Dataset):
                     channels=self._channels,
                 )
             except (OSError, DecodeError) as error:
-                bad[self._source.name(index)] = _reason(error)
+                bad[self._source.name(index)] = reason_of(error)
             else:
                 samples.append({"images": view, "indices": torch.tensor(index)})
         return Samples(_stack(samples) if samples else {}, bad)
@@ -121,5 +121,6 @@ def _fingerprint(view: Tensor) -> int:
     return int.from_bytes(digest, "little", signed=True) or 1
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a file could not be read, for people."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,20 +1,22 @@
 """Files that could not be read: each process meets its own, the log and the checkpoints name them all."""
 
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from unmask.engine.checkpoint import State
 from unmask.engine.log import RunLog
-from unmask.engine.setup import Job
 
 
-def note_bad(job: Job, state: State, log: RunLog, *, together: bool) -> None:
+def note_bad(
+    accelerator: Accelerator, bad: dict[str, str], state: State, log: RunLog, *, together: bool
+) -> None:
     """Add the files that could not be read lately to `state` and to the log.
 
     Args:
+        bad: name -> reason of those that this process met; gets those of the others too.
         together: all processes call this now and tell each other what they met; else several note nothing.
     """
-    bad = job.loader.bad
-    if job.accelerator.num_processes > 1:
+    if accelerator.num_processes > 1:
         if not together:
             return
         news = {name: reason for name, reason in bad.items() if name not in state.bad}

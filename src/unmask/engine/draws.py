@@ -36,13 +36,18 @@ def draws(
     recipe, process = job.recipe, job.accelerator.process_index
     first, *_ = images.values()
     place = (process * recipe.optim.accumulate + part) * len(first)
-    _seed(MASK_STREAM, recipe.seed, step)
+    seed_generators(MASK_STREAM, recipe.seed, step)
     drawn = job.learner.draws(first, first=place, batch=recipe.optim.batch_size)
-    _seed(NETWORK_STREAM, recipe.seed, step, process, part)
+    seed_generators(NETWORK_STREAM, recipe.seed, step, process, part)
     return drawn
 
 
-def _seed(*place: int) -> None:
+def seed_generators(*place: int) -> None:
     """Seed the default generators of all devices, which waits for none of them."""
+    torch.manual_seed(seed_of(*place))
+
+
+def seed_of(*place: int) -> int:
+    """The seed of one use of random numbers: a tag of its own, then what it depends on."""
     (seed,) = np.random.SeedSequence(place).generate_state(1, np.uint64)
-    torch.manual_seed(int(seed >> 1))
+    return int(seed >> 1)

@@ -1,13 +1,15 @@
 """Steps whose loss or gradient is no finite number: counted, their batch kept to be looked at."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Shaped
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from unmask.data.loader import epoch_order
 from unmask.engine.draws import draws
@@ -23,31 +25,23 @@ MOST_SHOWN = 64  # pictures of a batch
 
 
 class Guard:
-    """Counts the rejected steps in a row, and keeps the batches of some.
+    """Counts the rejected steps in a row.
 
     Args:
-        job: the run.
+        folder: of the run.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._in_a_row = 0
 
     def accept(self) -> None:
         """Note a step that was finite."""
         self._in_a_row = 0
 
-    def reject(
-        self, step: int, outcome: Outcome, views: Mapping[str, Shaped[Tensor, "B C H W"]]
-    ) -> str | None:
-        """Note a step that was not.
-
-        Returns:
-            The file with the step's batch, relative to the run's folder; None if enough are kept already.
-        """
+    def reject(self) -> None:
+        """Note a step that was not."""
         self._in_a_row += 1
-        kept = keep(self._job, step, outcome, views)
-        return None if kept is None else str(kept.relative_to(self._job.folder))
 
     def require_few(self, step: int) -> None:
         """End a run that can only go on so.
@@ -56,7 +50,7 @@ class Guard:
             UserError: `step` was the last of `MOST_REJECTED` in a row.
         """
         if self._in_a_row == MOST_REJECTED:
-            kept = sorted((self._job.folder / "failures").glob("*.png"))
+            kept = sorted((self._folder / "failures").glob("*.png"))
             where = f" The first batches that failed are kept, as {kept[0]}." if kept else ""
             raise UserError(diverged(f"for {MOST_REJECTED} steps in a row, up to step {step:,}") + where)
 
@@ -66,7 +60,7 @@ def keep(
     step: int,
     outcome: Outcome,
     views: Mapping[str, Shaped[Tensor, "B C H W"]],
-) -> Path | None:
+) -> str | None:
     """Write `failures/step_XXXXXXXX.safetensors`, and the pictures as PNG beside it.
 
     The file holds every view under its name, as it was read, and of a method `hidden` [B, N], the step's
@@ -74,14 +68,11 @@ def keep(
     part of the batch.
 
     Returns:
-        The file; None if `MOST_KEPT` are there already.
+        The file, relative to the run's folder; None if `MOST_KEPT` are there already.
     """
-    folder, rank = job.folder / "failures", job.accelerator.process_index
-    suffix = f"_rank{rank}" if rank else ""
-    if len(list(folder.glob(f"step_????????{suffix}.safetensors"))) >= MOST_KEPT:
+    path = place_for(job.folder, step, job.accelerator.process_index)
+    if path is None:
         return None
-    folder.mkdir(exist_ok=True)
-    path = folder / f"step_{step:08d}{suffix}.safetensors"
     facts = {"step": step, "loss": outcome.losses["loss"], "grad_norm": outcome.norm}
     names = [str(job.source.name(index)) for index in _indices(job, step)]
     metadata = {name: str(value) for name, value in facts.items()} | {"files": json.dumps(names)}
@@ -90,7 +81,16 @@ def keep(
     unfinished.replace(path)
     first = next(iter(views.values()))
     contact_sheet(first[:MOST_SHOWN]).save(path.with_suffix(".png"))
-    return path
+    return str(path.relative_to(job.folder))
+
+
+def place_for(run: Path, step: int, rank: int) -> Path | None:
+    """The file for the batch that a process had at a step that was rejected; None if it has kept enough."""
+    folder, suffix = run / "failures", f"_rank{rank}" if rank else ""
+    if len(list(folder.glob(f"step_????????{suffix}.safetensors"))) >= MOST_KEPT:
+        return None
+    folder.mkdir(exist_ok=True)
+    return folder / f"step_{step:08d}{suffix}.safetensors"
 
 
 def _hidden(
@@ -112,6 +112,15 @@ def _indices(job: Job, step: int) -> list[int]:
     own = job.recipe.optim.batch_size // job.accelerator.num_processes
     start = batch * job.recipe.optim.batch_size + job.accelerator.process_index * own
     return [int(index) for index in order[start : start + own]]
+
+
+def require_finite(module: nn.Module, step: int) -> None:
+    """
+    Raises:
+        UserError: a weight is no finite number.
+    """
+    if not get_total_norm(module.parameters(), norm_type=math.inf).isfinite():
+        raise UserError(diverged(f"and neither are the weights since, up to step {step:,}"))
 
 
 def diverged(when: str) -> str:

@@ -5,6 +5,7 @@ import platform
 import resource
 import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -158,6 +159,13 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def machine_name(environment: Mapping[str, Any]) -> str:
+    """The device and its precision, for people; of what `describe` says."""
+    count = environment["processes"]
+    device = environment["gpu"] or "CPU"
+    return f"{f'{count} x ' if count > 1 else ''}{device} ({environment['precision']})"
 
 
 def describe(accelerator: Accelerator, precision: Precision) -> dict[str, Any]:

@@ -4,11 +4,12 @@ import math
 from typing import Any
 
 from timm.optim import param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from unmask.errors import UserError
 from unmask.recipes.base import Optim, Schedule
 
 REFERENCE_EPOCHS = (
@@ -25,10 +26,15 @@ def parameter_groups(module: nn.Module, optim: Optim) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def build_optimiser(module: nn.Module, optim: Optim) -> AdamW:
-    """AdamW at the peak learning rate, fused (torch has such kernels for CPU and CUDA)."""
+def build_optimiser(module: nn.Module, optim: Optim, groups: list[dict[str, Any]] | None = None) -> AdamW:
+    """AdamW at the peak learning rate, fused (torch has such kernels for CPU and CUDA).
+
+    Args:
+        groups: of parameters, each with its weight decay and perhaps `lr_scale`, by which the scheduler
+            multiplies its learning rate; None are `parameter_groups`.
+    """
     return AdamW(
-        parameter_groups(module, optim),
+        parameter_groups(module, optim) if groups is None else groups,
         lr=optim.peak_lr,
         betas=optim.betas,
         eps=optim.eps,
@@ -55,6 +61,8 @@ def steps_at(schedule: Schedule, epochs: float, steps_per_epoch: int) -> int:
 def warmup_steps(schedule: Schedule, steps_per_epoch: int) -> int:
     """Steps of linear warm-up, at most a fifth of the run."""
     longest = math.floor(LONGEST_WARMUP * total_steps(schedule, steps_per_epoch))
+    if schedule.warmup_steps is not None:
+        return min(schedule.warmup_steps, longest)
     return min(steps_at(schedule, schedule.warmup_epochs, steps_per_epoch), longest)
 
 
@@ -67,21 +75,18 @@ def build_scheduler(
 
         t < W:  a + (p - a) t / W
         cosine: b + (p - b) (1 + cos(pi (t - W) / (T - W))) / 2
+        poly: b + (p - b) (1 - (t - W) / (T - W)) ^ power
         multistep: p * decay ^ (milestones passed);  constant: p
     """
     total, warmup = total_steps(schedule, steps_per_epoch), warmup_steps(schedule, steps_per_epoch)
     peak = optim.peak_lr
     warmup_lr = schedule.warmup_lr * peak
-    if schedule.kind == "cosine":
-        return CosineLRScheduler(
-            optimiser,
-            t_initial=total - warmup,
-            lr_min=schedule.final_lr * peak,
-            warmup_t=warmup,
-            warmup_lr_init=warmup_lr,
-            warmup_prefix=True,
-            t_in_epochs=False,
-        )
+    if schedule.kind in ("cosine", "poly"):
+        falling: dict[str, Any] = {"t_initial": total - warmup, "lr_min": schedule.final_lr * peak}
+        falling |= {"warmup_t": warmup, "warmup_lr_init": warmup_lr, "warmup_prefix": True}
+        if schedule.kind == "poly":
+            return PolyLRScheduler(optimiser, **falling, power=schedule.power, t_in_epochs=False)
+        return CosineLRScheduler(optimiser, **falling, t_in_epochs=False)
     milestones = schedule.milestones if schedule.kind == "multistep" else ()
     return MultiStepLRScheduler(
         optimiser,
@@ -93,3 +98,16 @@ def build_scheduler(
         warmup_prefix=False,
         t_in_epochs=False,
     )
+
+
+def require_shareable(optim: Optim, processes: int) -> None:
+    """
+    Raises:
+        UserError: a batch cannot be cut into equal parts for all processes.
+    """
+    parts = processes * optim.accumulate
+    if optim.batch_size % parts:
+        raise UserError(
+            f"a batch of {optim.batch_size} images cannot be shared by {processes} processes with "
+            f"optim.accumulate={optim.accumulate}; use a multiple of {parts}"
+        )

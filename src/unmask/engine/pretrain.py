@@ -17,7 +17,7 @@ from unmask.encoders.base import ImageSize
 from unmask.engine.bad import note_bad
 from unmask.engine.checkpoint import State, checkpoints, load_checkpoint
 from unmask.engine.draws import draws
-from unmask.engine.guard import Guard
+from unmask.engine.guard import Guard, keep
 from unmask.engine.launch import speaks
 from unmask.engine.lock import RunLock
 from unmask.engine.log import RunLog, is_logged
@@ -254,7 +254,7 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
     batches = job.loader.batches(state.step)
     began = time.perf_counter() - state.seconds
     watch.begin(state)
-    speed, guard = Speed(job.recipe.optim.batch_size), Guard(job)
+    speed, guard = Speed(job.recipe.optim.batch_size), Guard(job.folder)
     told = 0
     job.model.train()
     while state.step < job.total and not told:
@@ -270,12 +270,14 @@ def train(job: Job, state: State, log: RunLog, shown: ProgressLine, stop: StopRe
             if job.ema is not None:
                 job.ema.update(job.learner, step=state.step)
         else:
-            kept = guard.reject(state.step, outcome, batch)
+            guard.reject()
+            kept = keep(job, state.step, outcome, batch)
             figures = {"loss": str(state.loss), "grad_norm": str(outcome.norm)}
             log.event("rejected", state.step, **figures, batch=kept)
             guard.require_few(state.step)
         logged = is_logged(state.step, job.total)
-        note_bad(job, state, log, together=logged or bool(outcome.signal))
+        together = logged or bool(outcome.signal)
+        note_bad(job.accelerator, job.loader.bad, state, log, together=together)
         if logged:
             rates = {**speed.read(), "memory_mb": round(peak_memory_mb(job.accelerator.device), 1)}
             rates |= {} if job.caches is None else job.caches.rate()
@@ -325,7 +327,7 @@ def update(
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0) + loss.detach() / optim.accumulate
             accelerator.backward(losses["loss"])
-    return apply(job, sums, signal=signal)
+    return apply(accelerator, job.optimiser, job.parameters, sums, clip=optim.clip, signal=signal)
 
 
 def _line(job: Job, step: int, outcome: Outcome) -> dict[str, float]:

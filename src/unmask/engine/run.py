@@ -1,7 +1,7 @@
 """The folder of a run: may it be written, what is in it already, and what a run hands back."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from unmask.engine.lock import LOCK
 from unmask.errors import UserError
 from unmask.recipes.base import AnyPlan, Plan
 from unmask.recipes.build import with_defaults
-from unmask.runs import read_log, read_plan
+from unmask.runs import read_log, read_plan, task_of
 
 # Everything that a run makes, and what was made of it; nothing else is ever deleted.
 MADE = (
@@ -38,6 +38,7 @@ MADE_SOMETIMES = (
 )
 FIRST_STAGE = "tokenizer"  # folder in a run's folder, of the run of the tokenizer that was trained for it
 MADE_OF_IT = ("export", "reconstructions")
+UNIMPORTANT = ("checkpoint.", "probe.", "validation.")  # settings that do not change a run's weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,19 @@ def saved_recipe(folder: Path, *, resume: bool, overwrite: bool) -> Plan | None:
     Raises:
         UserError: the folder may not be used so.
     """
+    if kind := task_of(folder):
+        raise UserError(
+            f"--out {folder} holds what `unmask evaluate {kind}` trained; give another folder, or delete it"
+        )
+    return read_plan(folder) if goes_on(folder, resume=resume, overwrite=overwrite) else None
+
+
+def goes_on(folder: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Whether there is a run to go on with, and not a new one to be begun. Changes nothing.
+
+    Raises:
+        UserError: the folder may not be used so.
+    """
     if resume and overwrite:
         raise UserError("--resume goes on with a run and --overwrite deletes it: give one of them")
     if folder.exists() and not folder.is_dir():
@@ -88,19 +102,19 @@ def saved_recipe(folder: Path, *, resume: bool, overwrite: bool) -> Plan | None:
         found == {stage} and stage.is_dir() and (not _content(stage) or (stage / "recipe.json").is_file())
     )
     if not found or (staged and (resume or overwrite or not _content(stage) or _is_finished(stage))):
-        return None
+        return False
     if not staged and not (folder / "recipe.json").is_file():
         raise UserError(
             f"--out {folder} holds files but no run (no recipe.json); give another folder, or empty this one"
         )
     if overwrite:
-        return None
+        return False
     if not resume:
         raise UserError(
             f"--out {folder} holds a run already. Go on with it: --resume. Delete it and start anew: "
             "--overwrite. Or give another folder."
         )
-    return read_plan(folder)
+    return True
 
 
 def _content(folder: Path) -> set[Path]:
@@ -185,12 +199,20 @@ def require_same(saved: Plan, given: Plan) -> None:
         UserError: a contradiction, with both values.
     """
     # A run of an older version says nothing of options that came later; it had their defaults.
-    saved = with_defaults(saved)
-    before, now = _flat(saved.model_dump(mode="json")), _flat(given.model_dump(mode="json"))
+    require_equal(with_defaults(saved).model_dump(mode="json"), given.model_dump(mode="json"))
+
+
+def require_equal(saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """The same of two recipes as plain data.
+
+    Raises:
+        UserError: a contradiction, with both values.
+    """
+    before, now = _flat(saved), _flat(given)
     changed = [
         f"{key} is {before.get(key, 'not set')}, not {now.get(key, 'not set')}"
         for key in {**before, **now}
-        if before.get(key) != now.get(key) and not key.startswith(("checkpoint.", "probe."))
+        if before.get(key) != now.get(key) and not key.startswith(UNIMPORTANT)
     ]
     if changed:
         more = f" (and {len(changed) - 4} more)" if len(changed) > 4 else ""
@@ -211,15 +233,18 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def clear(folder: Path, *, first_stage: bool = True) -> None:
+def clear(
+    folder: Path, *, made: Sequence[str] = MADE + MADE_SOMETIMES + MADE_OF_IT, first_stage: bool = True
+) -> None:
     """Delete a run from its folder: what a run makes, and nothing else that lies there. The recipe goes last,
     so that the folder stays a run's until all else is gone.
 
     Args:
+        made: files and folders, the recipe first.
         first_stage: also the tokenizer that was trained for it.
     """
     tidy(folder)
-    for name in reversed(MADE + MADE_SOMETIMES + MADE_OF_IT):
+    for name in reversed(made):
         remove(folder / name)
     stage = folder / FIRST_STAGE
     if first_stage and (stage / "recipe.json").is_file():

@@ -1,15 +1,10 @@
 """What a run leaves behind while it goes on: checkpoints, its result, pictures."""
 
-import math
-
-from torch.nn.utils import get_total_norm
-
 from unmask import __version__
 from unmask.engine.checkpoint import State, save_checkpoint
-from unmask.engine.guard import diverged
+from unmask.engine.guard import require_finite
 from unmask.engine.pictures import save_strip
 from unmask.engine.setup import Job
-from unmask.errors import UserError
 
 
 def save(job: Job, state: State) -> None:
@@ -18,8 +13,7 @@ def save(job: Job, state: State) -> None:
     Raises:
         UserError: they are not.
     """
-    if not get_total_norm(job.result.parameters(), norm_type=math.inf).isfinite():
-        raise UserError(diverged(f"and neither are the weights since, up to step {state.step:,}"))
+    require_finite(job.result, state.step)
     folder, keep = job.folder / "checkpoints", job.recipe.checkpoint.keep
     save_checkpoint(job.accelerator, job.ema, state, folder, keep=keep)
     _hand_over(job, state, job.kind.weights)

@@ -29,13 +29,14 @@ from unmask.engine.machine import (
     choose_precision,
     default_workers,
     describe,
+    machine_name,
     make_accelerator,
 )
-from unmask.engine.optim import build_optimiser, build_scheduler, total_steps
+from unmask.engine.optim import build_optimiser, build_scheduler, require_shareable, total_steps
 from unmask.engine.run import FIRST_STAGE, clear, tidy
 from unmask.errors import UserError
 from unmask.learner import Learner
-from unmask.recipes.base import Data, Plan
+from unmask.recipes.base import Checkpoint, Data, Plan
 from unmask.runs import read_json
 from unmask.targets import Teacher
 
@@ -103,9 +104,7 @@ class Job:
     @property
     def machine_name(self) -> str:
         """The device and its precision, for people."""
-        device = self.environment["gpu"] or "CPU"
-        count = self.accelerator.num_processes
-        return f"{f'{count} x ' if count > 1 else ''}{device} ({self.precision})"
+        return machine_name(self.environment)
 
     @property
     def introductions(self) -> list[str]:
@@ -116,11 +115,7 @@ class Job:
     @property
     def save_every(self) -> int:
         """Steps between checkpoints."""
-        if self.recipe.checkpoint.every is not None:
-            return self.recipe.checkpoint.every
-        # An epoch of a small folder lasts seconds; saving takes about as long.
-        epoch = max(len(self.loader), FEWEST_STEPS_BETWEEN_CHECKPOINTS)
-        return min(epoch, MOST_STEPS_BETWEEN_CHECKPOINTS)
+        return steps_between_checkpoints(self.recipe.checkpoint, len(self.loader))
 
     @property
     def draw_every(self) -> int:
@@ -271,12 +266,7 @@ def _loader(
     Args:
         marked: views that are asked about, where answers are kept.
     """
-    parts = accelerator.num_processes * recipe.optim.accumulate
-    if recipe.optim.batch_size % parts:
-        raise UserError(
-            f"a batch of {recipe.optim.batch_size} images cannot be shared by {accelerator.num_processes} "
-            f"processes with optim.accumulate={recipe.optim.accumulate}; use a multiple of {parts}"
-        )
+    require_shareable(recipe.optim, accelerator.num_processes)
     try:
         return PretrainLoader(
             source,
@@ -296,3 +286,11 @@ def _loader(
         raise
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def steps_between_checkpoints(checkpoint: Checkpoint, epoch: int) -> int:
+    """As the recipe says, or about once in an epoch of so many steps."""
+    if checkpoint.every is not None:
+        return checkpoint.every
+    # An epoch of a small folder lasts seconds; saving takes about as long.
+    return min(max(epoch, FEWEST_STEPS_BETWEEN_CHECKPOINTS), MOST_STEPS_BETWEEN_CHECKPOINTS)

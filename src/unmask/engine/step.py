@@ -1,29 +1,40 @@
 """The end of an optimiser step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
+from accelerate import Accelerator
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
 
 from unmask.engine.measure import Outcome, to_host
-from unmask.engine.setup import Job
 
 
-def apply(job: Job, losses: Mapping[str, Float[Tensor, ""]], *, signal: int | None = None) -> Outcome:
+def apply(
+    accelerator: Accelerator,
+    optimiser: Optimizer,
+    parameters: Sequence[nn.Parameter],
+    losses: Mapping[str, Float[Tensor, ""]],
+    *,
+    clip: float | None = None,
+    signal: int | None = None,
+) -> Outcome:
     """Change the weights by the gradients that were gathered, if all is finite, and drop these.
 
     Args:
+        optimiser: as Accelerate prepared it.
+        parameters: those that are trained.
         losses: of this process, for the log.
-        signal: see `update`.
+        clip: largest norm of the gradient; None does not bound it.
+        signal: number of the one that told this process to stop, for the others to know.
     """
-    accelerator, clip = job.accelerator, job.recipe.optim.clip
     if clip is not None:
-        norm = accelerator.clip_grad_norm_(job.parameters, clip)
+        norm = accelerator.clip_grad_norm_(parameters, clip)
     else:
         accelerator.unscale_gradients()
-        norm = get_total_norm([p.grad for p in job.parameters if p.grad is not None])
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
     # Filled on the device: a number brought there from the host would wait for it.
     number = torch.full_like(norm, signal or 0)
     *values, norms, signals = to_host([*losses.values(), norm, number], accelerator)
@@ -34,6 +45,6 @@ def apply(job: Job, losses: Mapping[str, Float[Tensor, ""]], *, signal: int | No
     )
     # The fp16 scaler itself leaves out steps whose gradients are not finite, and must be told of each step.
     if outcome.accepted or accelerator.scaler is not None:
-        job.optimiser.step()
-    job.optimiser.zero_grad()
+        optimiser.step()
+    optimiser.zero_grad()
     return outcome

@@ -115,10 +115,14 @@ class Schedule(Section):
 
     epochs: PositiveInt | None = 800  # of the data set; or
     steps: PositiveInt | None = None  # optimiser steps
-    kind: Literal["cosine", "multistep", "constant"] = "cosine"
+    kind: Literal["cosine", "poly", "multistep", "constant"] = "cosine"
     warmup_epochs: Annotated[float, Field(ge=0)] = 40  # of `epochs`; if `steps` is set the same share of it
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None  # in the place of warmup_epochs
     warmup_lr: Annotated[float, Field(ge=0)] = 0.0  # learning rate of step 0, as a share of the peak
-    final_lr: Annotated[float, Field(ge=0)] = 0.0  # learning rate at the end, as a share of the peak (cosine)
+    final_lr: Annotated[float, Field(ge=0)] = (
+        0.0  # learning rate at the end, as a share of the peak (cosine, poly)
+    )
+    power: Annotated[float, Field(gt=0)] = 1.0  # of the polynomial (poly)
     milestones: tuple[
         float, ...
     ] = ()  # epochs at which the learning rate is multiplied by `decay` (multistep)

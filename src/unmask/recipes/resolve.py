@@ -18,7 +18,7 @@ from unmask.recipes import (
     TOKENIZER_RECIPES,
     TOKENIZER_SMALL,
 )
-from unmask.recipes.base import AnyPlan, Plan, Recipe, TokenizerRecipe, explain, read_plan
+from unmask.recipes.base import AnyPlan, Plan, Recipe, Schedule, TokenizerRecipe, explain, read_plan
 from unmask.recipes.build import with_defaults
 from unmask.recipes.settings import parse_value, set_value
 
@@ -70,7 +70,7 @@ def resolve_recipe(
     Raises:
         UserError: unknown name or key, a value of the wrong type, contradictory lengths.
     """
-    _require_one_length(epochs, steps)
+    require_one_length(epochs, steps)
     is_default = isinstance(method_or_recipe, str) and method_or_recipe in DEFAULTS
     few = images is not None and images < FEW_IMAGES
     small = is_default and few and not _geometry_chosen(encoder, image_size, overrides or {})
@@ -78,10 +78,10 @@ def resolve_recipe(
     changes: dict[str, Any] = {}
     if is_default and images is not None:
         changes |= _fit_to(images, recipe, epochs, SMALL_RUN if small else DEFAULT_RUN)
-    changes |= _explicit(image_size, epochs, steps, batch_size, lr, overrides)
+    changes |= chosen_settings(image_size, epochs, steps, batch_size, lr, overrides)
     data = recipe.model_dump()
     if epochs is not None and not is_default:
-        _stretch(data, recipe, epochs)
+        stretch(data, recipe.schedule, epochs)
     if encoder is not None and not is_default:
         # What the method wants of an encoder stays; options of the recipe's own encoder do not fit another.
         own = DEFAULTS[recipe.method.name](encoder).encoder.model_dump()
@@ -107,26 +107,30 @@ def resolve_tokenizer(
     Raises:
         UserError: likewise.
     """
-    _require_one_length(epochs, steps)
+    require_one_length(epochs, steps)
     is_default = isinstance(tokenizer_or_recipe, str) and tokenizer_or_recipe in TOKENIZER_DEFAULTS
     few = images is not None and images < FEW_IMAGES
     recipe = _find_tokenizer(tokenizer_or_recipe, small=is_default and few)
     changes: dict[str, Any] = {}
     if is_default and images is not None:
         changes |= _fit_to(images, recipe, epochs, SMALL_RUN if few else DEFAULT_RUN)
-    changes |= _explicit(image_size, epochs, steps, batch_size, lr, overrides)
+    changes |= chosen_settings(image_size, epochs, steps, batch_size, lr, overrides)
     data = recipe.model_dump()
     if epochs is not None and not is_default:
-        _stretch(data, recipe, epochs)
+        stretch(data, recipe.schedule, epochs)
     return _changed(recipe, data, changes, epochs=epochs, seed=seed)
 
 
-def _require_one_length(epochs: int | None, steps: int | None) -> None:
+def require_one_length(epochs: int | None, steps: int | None) -> None:
+    """
+    Raises:
+        UserError: both are given.
+    """
     if epochs is not None and steps is not None:
         raise UserError("--epochs and --steps are two ways to say the same: give one of them")
 
 
-def _explicit(
+def chosen_settings(
     image_size: ImageSize | None,
     epochs: int | None,
     steps: int | None,
@@ -146,11 +150,13 @@ def _explicit(
     return chosen | {key: parse_value(value) for key, value in (overrides or {}).items()}
 
 
-def _stretch(data: dict[str, Any], recipe: Plan, epochs: int) -> None:
-    """The same share of the run is warm-up; milestones move along."""
-    scale = epochs / (recipe.schedule.epochs or epochs)
-    data["schedule"]["warmup_epochs"] = recipe.schedule.warmup_epochs * scale
-    data["schedule"]["milestones"] = [m * scale for m in recipe.schedule.milestones]
+def stretch(data: dict[str, Any], schedule: Schedule, epochs: int) -> None:
+    """Of a recipe's dump that is to be of another length: the same share of the run is warm-up; milestones
+    move along.
+    """
+    scale = epochs / (schedule.epochs or epochs)
+    data["schedule"]["warmup_epochs"] = schedule.warmup_epochs * scale
+    data["schedule"]["milestones"] = [m * scale for m in schedule.milestones]
 
 
 def _changed(

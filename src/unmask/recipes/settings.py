@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from unmask.errors import UserError
 from unmask.methods import METHODS
-from unmask.recipes.base import Choice, Plan, Recipe
+from unmask.recipes.base import Choice
 from unmask.recipes.build import options_of
 from unmask.tokenizers import TOKENIZERS
 
@@ -27,7 +27,7 @@ def parse_value(value: Any) -> Any:
         return value
 
 
-def set_value(data: dict[str, Any], key: str, value: Any, kind: type[Plan]) -> None:
+def set_value(data: dict[str, Any], key: str, value: Any, kind: type[BaseModel]) -> None:
     """Change one dotted key of a dumped recipe, in place."""
     sections = _sections(kind)
     section, _, name = key.partition(".")
@@ -45,7 +45,7 @@ def set_value(data: dict[str, Any], key: str, value: Any, kind: type[Plan]) -> N
     data[section][name] = value
 
 
-def _sections(kind: type[Plan]) -> dict[str, type[BaseModel]]:
+def _sections(kind: type[BaseModel]) -> dict[str, type[BaseModel]]:
     """The parts of a recipe that have settings, what is trained first."""
     fields = {name: field.annotation for name, field in kind.model_fields.items()}
     parts = {
@@ -54,21 +54,22 @@ def _sections(kind: type[Plan]) -> dict[str, type[BaseModel]]:
     return dict(sorted(parts.items(), key=lambda item: item[1] is not Choice))
 
 
-def _near(key: str, kind: type[Plan]) -> str | None:
+def _near(key: str, kind: type[BaseModel]) -> str | None:
     """The setting that a person may have meant, by the name of its section or by its own."""
     sections = _sections(kind)
     section, _, name = key.partition(".")
     near = difflib.get_close_matches(section, sections, n=1, cutoff=0.6) if name else []
     if near:
         return f"{near[0]}.{name}"
-    learners: dict[str, Any] = {"method": METHODS} if kind is Recipe else {"tokenizer": TOKENIZERS}
+    learners: dict[str, Any] = {"method": METHODS, "tokenizer": TOKENIZERS}
     known = {
         option: f"{part}.{option}"
         for part, table in learners.items()
+        if part in sections
         for learner in table.values()
         for option in options_of(learner)
     }
-    for part in ("probe", "checkpoint", "schedule", "optim", "data"):
+    for part in reversed([part for part, field in sections.items() if field is not Choice]):
         known |= {option: f"{part}.{option}" for option in sections[part].model_fields}
     close = difflib.get_close_matches(section, known, n=1, cutoff=0.6)
     return known[close[0]] if close else None

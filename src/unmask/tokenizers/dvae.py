@@ -214,7 +214,9 @@ class DVAE(Tokenizer):
 
     def divergence(self, logits: Float[Tensor, "B K h w"]) -> Float[Tensor, ""]:
         """KL(q || even) = log K - entropy of q, the mean over places."""
-        return math.log(self.vocabulary) - torch.special.entr(logits.softmax(1)).sum(1).mean()
+        # From log q, and not from q: its logarithm has no gradient where a class is so unlikely that q is 0.
+        log_q = logits.log_softmax(1)
+        return math.log(self.vocabulary) + (log_q.exp() * log_q).sum(1).mean()
 
     def after_step(self, step: int, total: int) -> None:
         self.use.settle()
