@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from unmask.cli_detect import detect
 from unmask.options import (
     AnySize,
     Baselines,
@@ -26,6 +27,7 @@ from unmask.options import (
 evaluate_app = typer.Typer(
     no_args_is_help=True, help="How useful frozen features are: k-nearest neighbours, linear probes."
 )
+evaluate_app.command("detect")(detect)
 
 
 @evaluate_app.command("knn")

@@ -37,6 +37,7 @@ from unmask.recipes.base import Fraction, PositiveInt, Section
 
 BOX_SIDE, MASK_SIDE = 7, 14  # positions that a box is pooled to, for the box head and for the mask head
 SAMPLING = 2  # points along the side of each
+FINEST = 4  # pixels: stride of ViTDet's finest map
 COARSEST = "pool"  # key of the map that is pooled from the coarsest one, for proposals of the largest objects
 
 
@@ -46,7 +47,8 @@ class Heads(Section):
     kind: Literal["single", "cascade"] = "single"  # Faster / Mask R-CNN; three stages
     masks: bool | None = None  # None: where all objects have one
     neck: NeckName = "auto"  # see `unmask.necks.create_backbone`
-    levels: tuple[Literal[0, 1, 2, 3], ...] = (0, 1, 2, 3)  # maps that are used, from fine to coarse
+    levels: tuple[Literal[0, 1, 2, 3], ...] | None = None
+    # maps that are used, from fine to coarse; None: those whose stride is 4 or more
     top_down: bool | None = (
         None  # a feature pyramid network over the maps; None: where the maps do not know each other
     )
@@ -126,15 +128,15 @@ class Detector(nn.Module):
         self, encoder: Encoder, heads: Heads, *, classes: int, masks: bool, pyramid: Pyramid | None = None
     ) -> None:
         super().__init__()
-        _check_levels(heads.levels)
         norm = LayerNorm2d if heads.norm == "layer" else None
         if heads.window is not None:
             encoder = in_windows(encoder, window=heads.window, global_blocks=heads.global_blocks)
         backbone, top_down = _backbone(encoder, heads, pyramid)
-        _check_strides([backbone.strides[level] for level in heads.levels])
-        self.levels = Levels(backbone, levels=heads.levels, width=heads.width, top_down=top_down, norm=norm)
+        levels = _levels(heads, backbone.strides)
+        self.levels = Levels(backbone, levels=levels, width=heads.width, top_down=top_down, norm=norm)
         self.proposals = _proposals(heads, self.levels.strides)
-        self.heads = _heads(heads, classes=classes, masks=masks, norm=norm)
+        names = [str(level) for level in levels]
+        self.heads = _heads(heads, names, classes=classes, masks=masks, norm=norm)
 
     @property
     def backbone(self) -> Backbone:
@@ -192,17 +194,21 @@ def _freeze_unused(backbone: Backbone, levels: Sequence[int]) -> None:
         value.requires_grad_(gradient is not None)
 
 
-def _check_levels(levels: Sequence[int]) -> None:
+def _levels(heads: Heads, strides: Sequence[int]) -> tuple[int, ...]:
+    """The maps that are used."""
+    if heads.levels is None:
+        levels = tuple(level for level, stride in enumerate(strides) if stride >= FINEST)
+    else:
+        levels = heads.levels
     if not levels or list(levels) != sorted(set(levels)):
         raise ValueError(f"levels={list(levels)} must name some of the maps 0 to 3, from fine to coarse")
-
-
-def _check_strides(strides: Sequence[int]) -> None:
-    if any(stride & (stride - 1) for stride in strides):
+    used = [strides[level] for level in levels]
+    if any(stride & (stride - 1) for stride in used):
         raise ValueError(
-            f"maps of strides {', '.join(map(str, strides))}: boxes can be pooled from powers of two only; "
-            "use an encoder with patches of 8, 16 or 32 pixels"
+            f"maps of strides {', '.join(map(str, used))}: boxes can be pooled from powers of two only; use "
+            "an encoder with patches of 8, 16 or 32 pixels"
         )
+    return levels
 
 
 def _proposals(heads: Heads, strides: Sequence[int]) -> RegionProposalNetwork:
@@ -227,8 +233,9 @@ def _proposals(heads: Heads, strides: Sequence[int]) -> RegionProposalNetwork:
     )
 
 
-def _heads(heads: Heads, *, classes: int, masks: bool, norm: type[nn.Module] | None) -> RoIHeads:
-    names = [str(level) for level in heads.levels]
+def _heads(
+    heads: Heads, names: list[str], *, classes: int, masks: bool, norm: type[nn.Module] | None
+) -> RoIHeads:
     convolutions = [heads.width] * heads.box_convolutions
 
     def box_head() -> nn.Module:
