@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from unmask.options import (
+    LEARNED,
     BatchSize,
     Checkpointing,
     Compile,
@@ -18,7 +19,6 @@ from unmask.options import (
     Resume,
     RunFolder,
     Seed,
-    Settings,
     Size,
     Steps,
     Subject,
@@ -33,13 +33,25 @@ ValPhotos = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Pictures to judge by, if not in the same folder.")
 ]
 ValAnnotations = Annotated[Path, typer.Option(metavar="FILE", help="COCO's JSON of these.")]
+OwnSettings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings, such as heads.width=128 or data.jitter=large_scale."),
+]
 RecipeName = Annotated[
     str, learned(metavar="NAME", help="small, or a published one, such as vitdet_base; see the docs.")
 ]
 Masks = Annotated[bool | None, learned(help="Learn masks too; if not given, where all objects have one.")]
-Cascade = Annotated[bool, learned(help="Three stages of boxes instead of one (Cascade R-CNN).")]
+Cascade = Annotated[
+    bool,
+    typer.Option("--cascade", rich_help_panel=LEARNED, help="Three stages of boxes (Cascade R-CNN)."),
+]
 RandomStart = Annotated[
-    bool, learned(help="Start from the random weights that the run itself started from: the baseline.")
+    bool,
+    typer.Option(
+        "--random",
+        rich_help_panel=LEARNED,
+        help="Start from the random weights that the run itself started from: the baseline.",
+    ),
 ]
 
 
@@ -49,7 +61,7 @@ def detect(
     annotations: Annotations,
     val_annotations: ValAnnotations,
     out: RunFolder,
-    settings: Settings = None,
+    settings: OwnSettings = None,
     val_data: ValPhotos = None,
     recipe: RecipeName = "small",
     masks: Masks = None,

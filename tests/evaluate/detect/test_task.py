@@ -187,6 +187,7 @@ def test_published_settings_of_vitdet() -> None:
         ({"recipe": "vitdet_bas"}, "did you mean vitdet_base"),
         ({"overrides": {"heads.kid": "cascade"}}, r"heads has no setting 'kid'.*heads.kind"),
         ({"overrides": {"heads.kind": "double"}}, r"heads.kind='double'"),
+        ({"overrides": {"data.scale": (1.5, 0.5)}}, "from a low to a high factor"),
         ({"encoder": "pixels"}, "not raw pixels"),
         ({"encoder": "runs/none"}, "There is no runs/none"),
         ({"image_size": 60}, "multiples of|cannot take"),

@@ -7,9 +7,9 @@ allows), and statistics of batches (SyncBN) are layer norms, as in ViTDet.
 
 import difflib
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unmask.errors import UserError
 from unmask.evaluate.detect.detector import Heads
@@ -28,6 +28,14 @@ class Data(Section):
     scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
     # range of a picture's size as a share of what fits the canvas; None is what `jitter` says
     flip: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.scale is not None and self.scale[0] > self.scale[1]:
+            raise ValueError(
+                f"scale must run from a low to a high factor, not from {self.scale[0]} to {self.scale[1]}"
+            )
+        return self
 
     @property
     def scales(self) -> tuple[float, float]:
