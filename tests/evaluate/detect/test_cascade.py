@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import MultiScaleRoIAlign, box_iou
+from torchvision.ops import box_iou
 
 from unmask.evaluate.detect.cascade import STAGES, CascadeHeads, match
+from unmask.evaluate.detect.heads import BoxPool
 
 WIDE, IMAGE = 8, (64, 64)
 
@@ -19,7 +20,7 @@ def heads(**options: float) -> CascadeHeads:
         head=lambda: nn.Sequential(nn.Flatten(), nn.Linear(4 * 49, WIDE)),
         dim=WIDE,
         classes=2,
-        box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2),
+        box_roi_pool=BoxPool(["0"], [4], 7),
         batch_size_per_image=64,
         positive_fraction=0.5,
         score_thresh=0.05,
@@ -133,8 +134,8 @@ def test_it_learns_where_one_object_is() -> None:
     given, objects = maps(), target((20, 20, 40, 44))
     generator = torch.Generator().manual_seed(1)
     cascade = heads().train()
-    optimiser = torch.optim.Adam(cascade.parameters(), lr=3e-3)
-    for _ in range(150):
+    optimiser = torch.optim.Adam(cascade.parameters(), lr=5e-3)
+    for _ in range(80):
         near = objects["boxes"] + 6 * torch.rand(24, 4, generator=generator) - 3
         _, losses = cascade(given, [near], [IMAGE], [objects])
         optimiser.zero_grad()

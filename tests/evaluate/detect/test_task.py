@@ -221,3 +221,22 @@ def test_what_is_missing_is_said_at_once(
     monkeypatch.setitem(__import__("sys").modules, "faster_coco_eval.core", None)
     with pytest.raises(UserError, match=r"pip install 'unmask\[detect\]'"):
         train(shapes, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["single", "cascade"])
+def test_boxes_and_masks_are_learned(kind: str, tmp_path: Path) -> None:
+    """From random weights, in seconds: discs and squares on pictures that were not trained on."""
+    for part, count in (("train", 48), ("train-val", 6)):
+        write_shapes(tmp_path / part, f"{part}.json", count=count, seed=len(part), masks="runs")
+    overrides = {
+        "heads.kind": kind,
+        "heads.width": 32,
+        "heads.box_dim": 64,
+        "schedule.warmup_steps": 10,
+        "validation.every": 100,
+    }
+    run = train(tmp_path, tmp_path / "run", data="train", steps=72, lr=2e-3, overrides=overrides)
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert metrics["AP50"] > 0.8
+    assert metrics["mask_AP50"] > 0.8

@@ -9,22 +9,19 @@ the mean of all heads, on the boxes of the last. Masks are made by one head on t
 cascade does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder
-from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
 
-Module = TypeVar("Module", bound=nn.Module)
-Maps = Mapping[str, Tensor]
-Target = dict[str, Tensor]
-BACKGROUND = 0
+from unmask.evaluate.detect.heads import BACKGROUND, Maps, MaskHeads, Target, in_full
+
 MIN_SIDE = 1e-2  # pixels
 
 
@@ -65,19 +62,7 @@ class Predictor(nn.Module):
         return self.scores(x), self.offsets(x)
 
 
-def in_full(module: Module) -> Module:
-    """The module, with outputs of float32 in mixed precision too: scores and places are counted with them."""
-    module.register_forward_hook(_to_float)
-    return module
-
-
-def _to_float(_module: nn.Module, _inputs: Any, outputs: Any) -> Any:
-    if isinstance(outputs, Tensor):
-        return outputs.float()
-    return type(outputs)(_to_float(_module, _inputs, one) for one in outputs)
-
-
-class CascadeHeads(RoIHeads):
+class CascadeHeads(MaskHeads):
     """Three stages in the place of torchvision's one; sampling of boxes and the mask head are its own.
 
     Args:
@@ -125,11 +110,7 @@ class CascadeHeads(RoIHeads):
             scores.append(logits.softmax(1))
         mean = torch.stack(scores).mean(0).split([len(one) for one in boxes])
         found = [self._kept(own, score) for own, score in zip(boxes, mean, strict=True)]
-        if self.has_mask():
-            logits = self._mask_logits(features, [one["boxes"] for one in found], image_shapes)
-            masks = maskrcnn_inference(logits, [one["labels"] for one in found])
-            found = [{**one, "masks": mask} for one, mask in zip(found, masks, strict=True)]
-        return found, {}
+        return self.masked(features, found, image_shapes), {}
 
     def _losses(
         self,
@@ -139,9 +120,7 @@ class CascadeHeads(RoIHeads):
         targets: list[Target],
     ) -> dict[str, Tensor]:
         boxes, matches, labels, _ = self.select_training_samples(proposals, targets)
-        losses = {}
-        if self.has_mask():
-            losses["loss_mask"] = self._mask_loss(features, boxes, matches, labels, image_shapes, targets)
+        losses = self.mask_losses(features, boxes, matches, labels, image_shapes, targets)
         for index, stage in enumerate(self.stages):
             if (
                 index
@@ -183,26 +162,6 @@ class CascadeHeads(RoIHeads):
         boxes, scores, labels = boxes[sound], scores[sound], labels[sound]
         best = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
         return {"boxes": boxes[best], "labels": labels[best], "scores": scores[best]}
-
-    def _mask_logits(
-        self, features: Maps, boxes: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> Float[Tensor, "n K h w"]:
-        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
-
-    def _mask_loss(
-        self,
-        features: Maps,
-        boxes: list[Tensor],
-        matches: list[Tensor],
-        labels: list[Tensor],
-        image_shapes: list[tuple[int, int]],
-        targets: list[Target],
-    ) -> Float[Tensor, ""]:
-        objects = [own > BACKGROUND for own in labels]
-        boxes = [own[chosen] for own, chosen in zip(boxes, objects, strict=True)]
-        matches = [own[chosen] for own, chosen in zip(matches, objects, strict=True)]
-        masks, classes = [one["masks"] for one in targets], [one["labels"] for one in targets]
-        return maskrcnn_loss(self._mask_logits(features, boxes, image_shapes), boxes, masks, classes, matches)
 
 
 def match(boxes: Float[Tensor, "n 4"], target: Target, iou: float) -> tuple[Tensor, Tensor]:

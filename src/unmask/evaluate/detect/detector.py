@@ -19,24 +19,18 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import (
-    FeaturePyramidNetwork,
-    MultiScaleRoIAlign,
-    clip_boxes_to_image,
-    remove_small_boxes,
-)
+from torchvision.ops import FeaturePyramidNetwork
 
 from unmask.encoders import Encoder
 from unmask.encoders.itpn import Pyramid
-from unmask.evaluate.detect.cascade import CascadeHeads, in_full
+from unmask.evaluate.detect.cascade import CascadeHeads
+from unmask.evaluate.detect.heads import BoxPool, MaskHeads, SingleHeads, in_full
 from unmask.evaluate.detect.windows import in_windows
 from unmask.necks import Backbone, NeckName, create_backbone
 from unmask.recipes.base import Fraction, PositiveInt, Section
 
 BOX_SIDE, MASK_SIDE = 7, 14  # positions that a box is pooled to, for the box head and for the mask head
-SAMPLING = 2  # points along the side of each
 FINEST = 4  # pixels: stride of ViTDet's finest map
 COARSEST = "pool"  # key of the map that is pooled from the coarsest one, for proposals of the largest objects
 
@@ -135,8 +129,7 @@ class Detector(nn.Module):
         levels = _levels(heads, backbone.strides)
         self.levels = Levels(backbone, levels=levels, width=heads.width, top_down=top_down, norm=norm)
         self.proposals = _proposals(heads, self.levels.strides)
-        names = [str(level) for level in levels]
-        self.heads = _heads(heads, names, classes=classes, masks=masks, norm=norm)
+        self.heads = _heads(heads, self.levels, classes=classes, masks=masks, norm=norm)
 
     @property
     def backbone(self) -> Backbone:
@@ -163,11 +156,8 @@ class Detector(nn.Module):
         # Places are counted in the type of the maps, and half precision would round them to pixels.
         maps = {name: one.float() for name, one in self.levels(images).items()}
         proposals, losses = self.proposals(ImageList(images, list(sizes)), maps, targets)
-        # Pooling learns the scale of the maps from the size that it is told: that of the canvas.
-        canvas = [(images.shape[2], images.shape[3])] * len(images)
-        found, more = self.heads(maps, proposals, canvas, targets)
-        inside = [_within(one, size) for one, size in zip(found, sizes, strict=bool(found))]
-        return inside, {**losses, **more}
+        found, more = self.heads(maps, proposals, list(sizes), targets)
+        return found, {**losses, **more}
 
 
 def _backbone(encoder: Encoder, heads: Heads, pyramid: Pyramid | None) -> tuple[Backbone, bool]:
@@ -202,12 +192,6 @@ def _levels(heads: Heads, strides: Sequence[int]) -> tuple[int, ...]:
         levels = heads.levels
     if not levels or list(levels) != sorted(set(levels)):
         raise ValueError(f"levels={list(levels)} must name some of the maps 0 to 3, from fine to coarse")
-    used = [strides[level] for level in levels]
-    if any(stride & (stride - 1) for stride in used):
-        raise ValueError(
-            f"maps of strides {', '.join(map(str, used))}: boxes can be pooled from powers of two only; use "
-            "an encoder with patches of 8, 16 or 32 pixels"
-        )
     return levels
 
 
@@ -234,8 +218,9 @@ def _proposals(heads: Heads, strides: Sequence[int]) -> RegionProposalNetwork:
 
 
 def _heads(
-    heads: Heads, names: list[str], *, classes: int, masks: bool, norm: type[nn.Module] | None
-) -> RoIHeads:
+    heads: Heads, levels: Levels, *, classes: int, masks: bool, norm: type[nn.Module] | None
+) -> MaskHeads:
+    names = [str(level) for level in levels.levels]
     convolutions = [heads.width] * heads.box_convolutions
 
     def box_head() -> nn.Module:
@@ -244,7 +229,7 @@ def _heads(
         )
 
     options: dict[str, Any] = {
-        "box_roi_pool": MultiScaleRoIAlign(names, BOX_SIDE, SAMPLING),
+        "box_roi_pool": BoxPool(names, levels.strides, BOX_SIDE),
         "batch_size_per_image": heads.box_samples,
         "positive_fraction": 0.25,
         "score_thresh": heads.score_threshold,
@@ -254,13 +239,13 @@ def _heads(
     if masks:
         layers = [heads.width] * heads.mask_convolutions
         options |= {
-            "mask_roi_pool": MultiScaleRoIAlign(names, MASK_SIDE, SAMPLING),
+            "mask_roi_pool": BoxPool(names, levels.strides, MASK_SIDE),
             "mask_head": MaskRCNNHeads(heads.width, layers, 1, norm_layer=norm),
             "mask_predictor": in_full(MaskRCNNPredictor(heads.width, heads.width, 1 + classes)),
         }
     if heads.kind == "cascade":
         return CascadeHeads(head=box_head, dim=heads.box_dim, classes=classes, **options)
-    return RoIHeads(
+    return SingleHeads(
         box_head=box_head(),
         box_predictor=in_full(FastRCNNPredictor(heads.box_dim, 1 + classes)),
         fg_iou_thresh=0.5,
@@ -268,13 +253,6 @@ def _heads(
         bbox_reg_weights=None,
         **options,
     )
-
-
-def _within(found: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-    """What lies on the picture, of what was found on the canvas."""
-    boxes = clip_boxes_to_image(found["boxes"], size)
-    sound = remove_small_boxes(boxes, 1e-2)
-    return {name: (boxes if name == "boxes" else value)[sound] for name, value in found.items()}
 
 
 def total(losses: dict[str, Tensor]) -> Float[Tensor, ""]:

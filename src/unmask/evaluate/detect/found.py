@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from unmask.data import normalise
 from unmask.evaluate.detect.coco import Annotations, Photo
 from unmask.evaluate.detect.geometry import Placement, fitted
+from unmask.evaluate.detect.heads import paste
 from unmask.evaluate.detect.masks import coco_masks, run_lengths
 from unmask.evaluate.detect.samples import batched, place
 
@@ -96,15 +96,8 @@ def _in_picture(found: Mapping[str, Tensor], placement: Placement) -> Found:
     if "masks" in found:
         # One after the other: a hundred masks of a large picture are a gigabyte.
         pairs = zip(found["masks"].float().cpu(), torch.from_numpy(boxes).float(), strict=True)
-        runs = tuple(_run_lengths(mask, box, placement.size) for mask, box in pairs)
+        runs = tuple(run_lengths(paste(mask[0], box, placement.size).numpy()) for mask, box in pairs)
     return Found(boxes, found["labels"].cpu().numpy() - 1, found["scores"].double().cpu().numpy(), runs)
-
-
-def _run_lengths(
-    mask: Float[Tensor, "1 h w"], box: Float[Tensor, " 4"], size: tuple[int, int]
-) -> dict[str, Any]:
-    pasted = paste_masks_in_image(mask[None], box[None], size)
-    return run_lengths((pasted[0, 0] > 0.5).numpy())
 
 
 def coco_results(found: Mapping[int | str, Found], annotations: Annotations) -> list[dict[str, Any]]:
