@@ -49,6 +49,7 @@ from unmask.recipes.build import build_encoder, lacking
 from unmask.recipes.resolve import resolve_recipe
 from unmask.recipes.stages import tokenizer_for
 from unmask.runs import read_log
+from unmask.targets.frozen import Frozen
 from unmask.targets.teachers import LITE0, create_teacher
 
 KINDS = ("knn", "linear")
@@ -219,9 +220,10 @@ class Bench:
         def features(images: Tensor) -> Tensor:
             return teacher(as_fractions(images)).patches.mean(1)
 
+        frozen = (module.network for module in teacher.modules() if isinstance(module, Frozen))
         facts = {
             "encoder": f"{LITE0} at {teacher.image_size[0]} px",
-            "parameters": sum(parameter.numel() for parameter in teacher.parameters()),
+            "parameters": sum(one.numel() for network in frozen for one in network.parameters()),
         }
         size = recipe.data.model_copy(update={"image_size": teacher.image_size})
         asked = self.ask(features, recipe.model_copy(update={"data": size}), 0)

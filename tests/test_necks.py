@@ -1,5 +1,7 @@
 """Four maps of any encoder."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from tests.tiny import ENCODERS, tiny_encoder
 from unmask.encoders import create_encoder
 from unmask.encoders.itpn import Pyramid
-from unmask.necks import Backbone, NeckName, coarser, create_backbone
+from unmask.necks import Backbone, NeckName, coarser, create_backbone, rebuilt_backbone
 
 SIZE = (64, 96)
 UNITS = ("hivit", "hivit_bias", "fast_itpn")
@@ -60,6 +62,18 @@ def test_one_width_for_all_maps(name: str, neck: NeckName) -> None:
     backbone = backbone_of(name, neck, width=20)
     maps = backbone(torch.randn(1, 3, *SIZE))
     assert backbone.channels == (20,) * 4 and [one.shape[1] for one in maps] == [20] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "neck", "width"),
+    [("vit", "simple", None), ("hivit", "joined", 8), ("swin", "native", 8), ("beit_shared", "simple", 8)],
+)
+def test_its_description_rebuilds_it(name: str, neck: NeckName, width: int | None) -> None:
+    backbone = backbone_of(name, neck, width).eval()
+    again = rebuilt_backbone(json.loads(json.dumps(backbone.architecture))).eval()
+    again.load_state_dict(backbone.state_dict(), strict=True)
+    images = torch.randn(1, 3, *SIZE)
+    assert all(torch.equal(*pair) for pair in zip(backbone(images), again(images), strict=True))
 
 
 def test_the_simple_neck_is_of_the_published_width() -> None:

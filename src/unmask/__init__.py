@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
     from unmask.evaluate.detect import detect, load_detector
+    from unmask.evaluate.segment import load_segmenter, segment
     from unmask.export import export
     from unmask.load import load_backbone, load_encoder, load_pyramid
     from unmask.masks import masks
@@ -53,10 +54,12 @@ __all__ = [
     "load_detector",
     "load_encoder",
     "load_pyramid",
+    "load_segmenter",
     "load_tokenizer",
     "masks",
     "pretrain",
     "reconstruct",
+    "segment",
     "shrink",
     "train_tokenizer",
 ]
@@ -81,10 +84,12 @@ _HOMES = {
     "load_detector": "unmask.evaluate.detect",
     "load_encoder": "unmask.load",
     "load_pyramid": "unmask.load",
+    "load_segmenter": "unmask.evaluate.segment",
     "load_tokenizer": "unmask.recipes.trained",
     "masks": "unmask.masks",
     "pretrain": "unmask.engine.pretrain",
     "reconstruct": "unmask.visualize",
+    "segment": "unmask.evaluate.segment",
     "shrink": "unmask.shrink",
     "train_tokenizer": "unmask.engine.first_stage",
 }

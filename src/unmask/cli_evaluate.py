@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from unmask.cli_detect import detect
+from unmask.cli_segment import segment
 from unmask.options import (
     AnySize,
     Baselines,
@@ -28,6 +29,7 @@ evaluate_app = typer.Typer(
     no_args_is_help=True, help="How useful frozen features are: k-nearest neighbours, linear probes."
 )
 evaluate_app.command("detect")(detect)
+evaluate_app.command("segment")(segment)
 
 
 @evaluate_app.command("knn")

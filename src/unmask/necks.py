@@ -10,9 +10,9 @@
 * "levels": RevColV2's levels, each at its own scale, the bottom one finest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from unmask.encoders.base import Encoder
+from unmask.encoders import Encoder, create_encoder
 from unmask.encoders.hivit_encoder import HiViTEncoder
 from unmask.encoders.itpn import Pyramid
 from unmask.encoders.revcolv2_encoder import RevColViTEncoder
@@ -43,6 +43,7 @@ class Backbone(nn.Module):
             plain ViT with patches of p pixels.
         channels: of every map.
         image_size: height and width in pixels of the images that it takes.
+        architecture: what rebuilds it, `rebuilt_backbone(architecture)`; plain data.
     """
 
     def __init__(
@@ -58,13 +59,23 @@ class Backbone(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.neck = neck if width is None else nn.Sequential(neck, EachTo(channels, width))
-        self.neck_name = neck_name
+        self.neck_name, self.width = neck_name, width
         self.strides = tuple(strides)
         self.channels = tuple(channels) if width is None else (width,) * len(channels)
 
     @property
     def image_size(self) -> tuple[int, int]:
         return self.encoder.image_size
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        pyramid = next((part for part in self.neck.modules() if isinstance(part, Pyramid)), None)
+        return {
+            "encoder": self.encoder.architecture,
+            "neck": self.neck_name,
+            "pyramid": None if pyramid is None else pyramid.architecture,
+            "width": self.width,
+        }
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Maps:
         """Maps [B, `channels`[i], H / `strides`[i], W / `strides`[i]], fine to coarse; the sides of a pooled
@@ -101,6 +112,16 @@ def create_backbone(
     if neck == "native":
         return _native(encoder, width)
     return _of_one_scale(encoder, neck, width)
+
+
+def rebuilt_backbone(architecture: Mapping[str, Any]) -> Backbone:
+    """A backbone of the same parts with random weights, from `Backbone.architecture`."""
+    options = dict(architecture["encoder"])
+    name, image_size, channels = (options.pop(key) for key in ("model_name", "img_size", "in_chans"))
+    options.pop("num_classes")
+    encoder = create_encoder(name, image_size=tuple(image_size), channels=channels, **options)
+    pyramid = None if architecture["pyramid"] is None else Pyramid(**architecture["pyramid"])
+    return create_backbone(encoder, neck=architecture["neck"], pyramid=pyramid, width=architecture["width"])
 
 
 def _natural(encoder: Encoder) -> NeckName:

@@ -101,6 +101,7 @@ def test_from_images_to_the_table_and_nothing_twice(
     first = table("--images", "128")
     lines = {line["title"]: line for line in json.loads((out / "methods.json").read_text())["lines"]}
     assert set(lines) == {"raw pixels", bench.RANDOM, "supervised teacher", "mae"}
+    assert lines["supervised teacher"]["parameters"] > 10e6  # a ResNet-18
     assert lines["mae"]["images"] == 128 and lines["mae"]["minutes"]["processor"] > 0
     made = {path: path.stat().st_mtime_ns for path in (out / "results").iterdir()}
     assert len(made) == 4

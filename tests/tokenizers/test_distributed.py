@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from unmask.processes import processes, summed
+from unmask.tokenizers.dvae import DVAE
 from unmask.tokenizers.quantizer import CosineQuantizer, EuclideanQuantizer, Quantizer
 
 pytestmark = pytest.mark.slow
@@ -29,9 +31,25 @@ def learned(kind: str, rank: int, count: int) -> dict[str, Tensor]:
     return quantizer.state_dict()
 
 
+def even(rank: int, count: int) -> dict[str, Tensor]:
+    """How unevenly classes come, the gradient as the engine averages it, and the end of the first step."""
+    torch.manual_seed(0)
+    sizes = {"image_size": (16, 16), "width": 4, "blocks": 1, "decoder_dim": 4, "vocabulary": 6}
+    tokenizer = DVAE(**sizes, evenness_weight=1.0, start_spread=2.0)
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1)).chunk(count)[rank]
+    unevenness = tokenizer(images)["unevenness"]
+    unevenness.backward()
+    weight = tokenizer.head.weight
+    assert weight.grad is not None
+    gradient = summed(weight.grad) / processes()
+    tokenizer.after_step(1, 10)
+    return {"unevenness": unevenness.detach(), "gradient": gradient, "head": weight.detach()}
+
+
 def member(rank: int, count: int, port: int, out: Path) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
-    torch.save({kind: learned(kind, rank, count) for kind in KINDS}, out / f"{rank}.pt")
+    results = {kind: learned(kind, rank, count) for kind in KINDS} | {"even": even(rank, count)}
+    torch.save(results, out / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -44,12 +62,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Te
         port = found.getsockname()[1]
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    processes = [context.Process(target=member, args=(rank, 2, port, out)) for rank in range(2)]
-    for process in processes:
+    members = [context.Process(target=member, args=(rank, 2, port, out)) for rank in range(2)]
+    for process in members:
         process.start()
-    for process in processes:
+    for process in members:
         process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert [process.exitcode for process in members] == [0, 0]
     return [torch.load(out / f"{rank}.pt") for rank in range(2)]
 
 
@@ -58,3 +76,9 @@ def test_two_processes_have_the_codebook_of_one(kind: str, two: list[dict[str, d
     first, second = (state[kind] for state in two)
     assert all(torch.equal(first[name], second[name]) for name in first)
     torch.testing.assert_close(first, learned(kind, 0, 1), rtol=1e-5, atol=1e-6)
+
+
+def test_two_processes_count_classes_together(two: list[dict[str, dict[str, Tensor]]]) -> None:
+    first, second = (state["even"] for state in two)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    torch.testing.assert_close(first, even(0, 1), rtol=1e-4, atol=1e-6)

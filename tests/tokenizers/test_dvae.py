@@ -43,6 +43,34 @@ def test_divergence_spans_nothing_to_log_k() -> None:
     assert certain.grad is not None and certain.grad.isfinite().all()
 
 
+def test_unevenness_looks_at_all_places_together() -> None:
+    tokenizer = tiny_tokenizer("dvae")
+    assert isinstance(tokenizer, DVAE)
+    certain = 200 * F.one_hot(torch.arange(24), 24).float().T.reshape(1, 24, 4, 6)
+    torch.testing.assert_close(tokenizer.unevenness(certain), torch.tensor(0.0), rtol=0, atol=1e-6)
+    same = certain[:, :, :1, :1].expand(1, 24, 4, 6)
+    torch.testing.assert_close(tokenizer.unevenness(same), torch.tensor(math.log(24)))
+    logits = torch.randn(2, 24, 3, 3)
+    share = logits.softmax(1).mean((0, 2, 3))
+    torch.testing.assert_close(tokenizer.unevenness(logits), (share * (24 * share).log()).sum())
+
+
+def test_logits_of_every_class_begin_alike() -> None:
+    torch.manual_seed(0)
+    tokenizer = DVAE(image_size=(32, 32), vocabulary=24, width=16, blocks=1, decoder_dim=16, start_spread=2.0)
+    images = pictures()
+    few = tokenizer.codes(images).unique()
+    tokenizer(images)
+    tokenizer.after_step(1, 10)
+    logits = tokenizer.logits(map_pixels(images))
+    torch.testing.assert_close(logits.mean((0, 2, 3)), torch.zeros(24), rtol=0, atol=1e-3)
+    torch.testing.assert_close(logits.std((0, 2, 3), correction=0), torch.full((24,), 2.0), rtol=1e-3, atol=0)
+    assert len(tokenizer.codes(images).unique()) > len(few)
+    head = tokenizer.head.weight.clone()
+    tokenizer.after_step(2, 10)
+    assert torch.equal(head, tokenizer.head.weight), "only once"
+
+
 def test_schedules_are_shares_of_the_run() -> None:
     tokenizer = DVAE(image_size=(16, 16), vocabulary=4, width=4, temperature_share=0.5, kl_share=0.1)
     seen = {}
@@ -62,8 +90,12 @@ def test_the_loss_is_likelihood_and_weighed_divergence() -> None:
     assert losses["loss"] == -losses["likelihood"]  # the weight of the divergence rises from 0
     tokenizer.after_step(1, 1)
     losses = tokenizer(pictures())
-    weight = tokenizer.kl_weight / (8 * 8 * 3)
-    torch.testing.assert_close(losses["loss"], weight * losses["divergence"] - losses["likelihood"])
+    penalty = tokenizer.kl_weight * losses["divergence"]
+    torch.testing.assert_close(losses["loss"], penalty / (8 * 8 * 3) - losses["likelihood"])
+    tokenizer.evenness_weight = 5.0
+    losses = tokenizer(pictures())
+    penalty = tokenizer.kl_weight * losses["divergence"] + 5 * losses["unevenness"]
+    torch.testing.assert_close(losses["loss"], penalty / (8 * 8 * 3) - losses["likelihood"])
 
 
 def test_at_a_low_temperature_training_sees_what_codes_decode_to() -> None:

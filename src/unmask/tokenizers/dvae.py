@@ -15,9 +15,15 @@ with p the logit-Laplace distribution of the mapped pixel x = 0.8 pixel + 0.1, a
 of the image to a code.
 
 Differences: the official code holds no training. Widths are its own; loss and schedules are the paper's
-(recalled, unverified), but last a share of the run instead of a number of steps that most runs never reach:
-where the temperature falls early in a short run, the codes collapse to a few. The scale of the distribution
-is kept above half a grey level, without which flat areas have no best value.
+(recalled, unverified), but last a share of the run instead of a number of steps that most runs never reach.
+The scale of the distribution is kept above half a grey level, without which flat areas have no best value.
+
+Two options are ours, for short runs, whose codes collapse to a few without them (docs/tokenizers.md):
+
+* With random weights, a constant tells the logits of two classes apart more than what the image shows, and
+  the same few classes win at every place. `start_spread` takes the constants out after the first step.
+* `evenness_weight` adds a penalty on classes that come unevenly over all places of a batch. That of the paper
+  is on each place by itself, and so on what a code says, too.
 """
 
 import math
@@ -31,6 +37,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unmask.data.arrays import Interpolation
+from unmask.processes import gathered, processes, summed
 from unmask.tokenizers.base import Tokenizer, require_places
 from unmask.tokenizers.use import CodeUse
 
@@ -107,11 +114,15 @@ class DVAE(Tokenizer):
         temperature_share: of the run, until then.
         kl_weight: of the penalty on uneven codes, as defined above.
         kl_share: of the run, in which the weight rises from 0 along a cosine.
+        evenness_weight: of the penalty on classes that come unevenly over a batch, in the unit of kl_weight.
+        start_spread: standard deviation that the logits of every class get, over places, after the first
+            step, and mean 0; None leaves them as the random weights have them.
     """
 
     interpolation: Interpolation | None = "lanczos"  # BEiT's official code
     temperature: Float[Tensor, ""]
     kl_factor: Float[Tensor, ""]
+    moments: Float[Tensor, "2 K"]
 
     def __init__(
         self,
@@ -128,6 +139,8 @@ class DVAE(Tokenizer):
         temperature_share: float = 1.0,  # our choice; paper: 150,000 steps (recalled, unverified)
         kl_weight: float = 6.6,  # paper (recalled, unverified)
         kl_share: float = 0.2,  # our choice; paper: 5,000 steps (recalled, unverified)
+        evenness_weight: float = 0.0,  # our option
+        start_spread: float | None = None,  # our option
     ) -> None:
         super().__init__()
         stride = 2 ** (groups - 1)
@@ -142,13 +155,17 @@ class DVAE(Tokenizer):
                 f"temperatures fall from {first_temperature} to {last_temperature}: the last must be "
                 "positive and not above the first"
             )
-        if not (0 <= temperature_share <= 1 and 0 <= kl_share <= 1) or kl_weight < 0:
-            raise ValueError("temperature_share and kl_share lie in [0, 1], kl_weight is not negative")
+        if not (0 <= temperature_share <= 1 and 0 <= kl_share <= 1) or min(kl_weight, evenness_weight) < 0:
+            raise ValueError(
+                "temperature_share and kl_share lie in [0, 1], kl_weight and evenness_weight are not negative"
+            )
+        if start_spread is not None and not start_spread > 0:
+            raise ValueError(f"start_spread={start_spread} is a standard deviation, positive, or None")
         self.image_size, self.stride = image_size, stride
         self.channels, self.vocabulary = channels, vocabulary
         self.first_temperature, self.last_temperature = first_temperature, last_temperature
         self.temperature_share, self.kl_share = temperature_share, kl_share
-        self.kl_weight = kl_weight
+        self.kl_weight, self.evenness_weight, self.start_spread = kl_weight, evenness_weight, start_spread
         widths = [width * 2**level for level in range(groups)]
         self.encoder = nn.Sequential(
             OrderedDict(
@@ -159,6 +176,7 @@ class DVAE(Tokenizer):
         )
         self.head = convolution(widths[-1], vocabulary, 1)
         self.embedding = convolution(vocabulary, decoder_dim, 1)
+        nn.init.normal_(self.embedding.weight)  # of all its inputs a single one is not 0
         # Twice as many numbers as channels: where the distribution of a pixel lies, and how wide it is.
         self.decoder = nn.Sequential(
             OrderedDict(
@@ -172,6 +190,8 @@ class DVAE(Tokenizer):
         self.use = CodeUse(vocabulary)
         self.register_buffer("temperature", torch.tensor(first_temperature))
         self.register_buffer("kl_factor", torch.tensor(0.0 if kl_share else 1.0))
+        # Mean and mean square of every class's logit in the latest batch.
+        self.register_buffer("moments", torch.zeros(2, vocabulary), persistent=False)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> dict[str, Tensor]:
         mapped = map_pixels(images.float())
@@ -180,16 +200,18 @@ class DVAE(Tokenizer):
         soft = ((logits + noise) / self.temperature).softmax(1)
         pictured = self.decoder(self.embedding(soft)).float()
         likelihood = self.log_likelihood(pictured, mapped).mean()
-        divergence = self.divergence(logits)
-        weight = self.kl_factor * self.kl_weight / (self.stride**2 * self.channels)
+        divergence, unevenness = self.divergence(logits), self.unevenness(logits)
+        penalty = self.kl_factor * self.kl_weight * divergence + self.evenness_weight * unevenness
         with torch.no_grad():
+            self.moments.copy_(torch.stack([logits.mean((0, 2, 3)), logits.square().mean((0, 2, 3))]))
             codes = logits.argmax(1).flatten()
             self.use.observe(codes)
             pixels = F.mse_loss(self.picture(pictured), images.float())
         return {
-            "loss": weight * divergence - likelihood,
+            "loss": penalty / (self.stride**2 * self.channels) - likelihood,
             "likelihood": likelihood,
             "divergence": divergence,
+            "unevenness": unevenness,
             "pixels": pixels,
             "temperature": self.temperature.clone(),
             **self.use.figures(codes),
@@ -218,12 +240,30 @@ class DVAE(Tokenizer):
         log_q = logits.log_softmax(1)
         return math.log(self.vocabulary) + (log_q.exp() * log_q).sum(1).mean()
 
+    def unevenness(self, logits: Float[Tensor, "B K h w"]) -> Float[Tensor, ""]:
+        """KL(share || even), of the share that every class has of all places of a batch: mean of q."""
+        own = rearrange(logits.log_softmax(1), "b k h w -> k (b h w)").logsumexp(1)
+        every = gathered(own[None]).logsumexp(0)
+        log_share = every - math.log(processes() * logits[:, 0].numel())
+        return math.log(self.vocabulary) + (log_share.exp() * log_share).sum()
+
     def after_step(self, step: int, total: int) -> None:
         self.use.settle()
+        if step == 1 and self.start_spread is not None:
+            self._spread(self.start_spread)
         done = _cosine(step, self.temperature_share * total)
         span = self.first_temperature - self.last_temperature
         self.temperature.fill_(self.first_temperature - done * span)
         self.kl_factor.fill_(_cosine(step, self.kl_share * total))
+
+    @torch.no_grad()
+    def _spread(self, spread: float) -> None:
+        """Give the logits of every class mean 0 and this deviation over the places of the latest batch."""
+        mean, square = summed(self.moments) / processes()
+        assert self.head.bias is not None
+        factor = spread / (square - mean**2).clamp(min=torch.finfo(mean.dtype).eps).sqrt()
+        self.head.bias.sub_(mean).mul_(factor)
+        self.head.weight.mul_(factor[:, None, None, None])
 
     @torch.no_grad()
     def codes(self, images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B N"]:

@@ -15,9 +15,10 @@ from tests.tiny import tiny_encoder
 from unmask import detect, load_detector
 from unmask.engine.run import Run
 from unmask.errors import UserError
+from unmask.evaluate.backbone import find_parts
 from unmask.evaluate.detect.recipes import RECIPES, find_recipe
 from unmask.evaluate.detect.task import DetectionTask
-from unmask.evaluate.detect.training import _detector, _sets, _subject
+from unmask.evaluate.detect.training import _detector, _sets
 
 OPTIONS: dict[str, Any] = {f"heads.{name}": value for name, value in SMALL.items()}
 
@@ -125,8 +126,8 @@ def test_rates_fall_towards_the_stem(shapes: Path) -> None:
         recipe, shapes / "plain", shapes / "plain.json", shapes / "plain-val", shapes / "plain-val.json"
     )
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"image_size": (64, 64)})})
-    subject, pyramid = _subject(tiny_encoder("vit"), recipe)
-    task = DetectionTask(*_detector(subject, pyramid, recipe, sets), recipe, sets)
+    parts = find_parts(tiny_encoder("vit"), image_size=64, seed=0)
+    task = DetectionTask(*_detector(*parts, recipe, sets), recipe, sets)
     of = {name: task.depth_of(name) for name, _ in task.model.named_parameters()}
     inside = "levels.backbone.encoder.model."
     assert of[f"{inside}patch_embed.proj.weight"] == 0
@@ -146,7 +147,7 @@ def test_the_random_baseline_has_the_same_heads_on_other_weights(shapes: Path) -
     made = {}
     for random in (False, True):
         own = recipe.model_copy(update={"start": recipe.start.model_copy(update={"random": random})})
-        made[random], _ = _detector(*_subject(encoder, own), own, sets)
+        made[random], _ = _detector(*find_parts(encoder, image_size=64, seed=0), own, sets)
     given, drawn = (made[random].state_dict() for random in (False, True))
     weight = "levels.backbone.encoder.model.blocks.0.attn.qkv.weight"
     assert torch.equal(given[weight], encoder.model.blocks[0].attn.qkv.weight)
@@ -188,7 +189,7 @@ def test_published_settings_of_vitdet() -> None:
         ({"overrides": {"heads.kid": "cascade"}}, r"heads has no setting 'kid'.*heads.kind"),
         ({"overrides": {"heads.kind": "double"}}, r"heads.kind='double'"),
         ({"overrides": {"data.scale": (1.5, 0.5)}}, "from a low to a high factor"),
-        ({"encoder": "pixels"}, "not raw pixels"),
+        ({"encoder": "pixels"}, "no weights to train"),
         ({"encoder": "runs/none"}, "There is no runs/none"),
         ({"image_size": 60}, "multiples of|cannot take"),
         ({"overrides": {"heads.masks": True}}, "has no masks"),

@@ -1,4 +1,8 @@
-"""Masks as files hold them: polygons, run lengths (RLE)."""
+"""Masks as files hold them: polygons, run lengths (RLE).
+
+They are filled by COCO's own rules, by which average precision is defined; `unmask.data.outlines` does
+without its package, for tasks that are not scored by it.
+"""
 
 from dataclasses import dataclass
 from typing import Any

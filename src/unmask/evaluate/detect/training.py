@@ -18,14 +18,14 @@ from unmask.engine.launch import speaks
 from unmask.engine.machine import Machine
 from unmask.engine.run import Run
 from unmask.errors import UserError
+from unmask.evaluate.backbone import begun, find_parts
 from unmask.evaluate.detect.coco import read_annotations
 from unmask.evaluate.detect.detector import Detector
 from unmask.evaluate.detect.masks import coco_masks
 from unmask.evaluate.detect.recipes import DetectRecipe, find_recipe
 from unmask.evaluate.detect.saved import Card
 from unmask.evaluate.detect.task import DetectionTask, Sets
-from unmask.evaluate.subject import Subject, find_subject, untrained
-from unmask.load import is_path, load_pyramid, with_drop_path
+from unmask.evaluate.subject import Subject
 from unmask.recipes.tasks import with_settings
 from unmask.runs import location
 
@@ -96,8 +96,8 @@ def detect(
     )
     sets = _sets(chosen, data, annotations, val_data or data, val_annotations)
     _say_skipped(sets, progress)
-    subject, pyramid = _subject(run_or_name, chosen)
-    detector, card = _detector(subject, pyramid, chosen, sets)
+    parts = find_parts(run_or_name, image_size=chosen.data.image_size, seed=chosen.seed)
+    detector, card = _detector(*parts, chosen, sets)
     detector.backbone.encoder.checkpointing = checkpointing
     task = DetectionTask(detector, card, chosen, sets)
     machine = Machine(
@@ -136,61 +136,48 @@ def _say_skipped(sets: Sets, progress: bool) -> None:
             console.print(f"{own.file.name}: {counts}", soft_wrap=True)
 
 
-def _subject(run_or_name: str | Path | Encoder, recipe: DetectRecipe) -> tuple[Subject, Pyramid | None]:
-    """The backbone to start from, and the feature pyramid that was pre-trained with it."""
-    subject = find_subject(run_or_name, image_size=recipe.data.image_size, seed=recipe.seed)
-    if subject.encoder is None or subject.bits != 8 or subject.channels not in MODES:
-        what = (
-            "raw pixels" if subject.encoder is None else f"{subject.channels} channels of {subject.bits} bits"
-        )
-        raise UserError(f"A detector needs an encoder of grey, RGB or RGBA pictures of 8 bits, not {what}.")
-    found = not isinstance(run_or_name, Encoder) and is_path(run_or_name)
-    pyramid = load_pyramid(str(run_or_name)) if found else None
-    if recipe.start.random:
-        subject = untrained(subject, seed=recipe.seed)
-        pyramid = None if pyramid is None else _random_pyramid(pyramid, recipe.seed)
-    return subject, pyramid
-
-
-def _random_pyramid(pyramid: Pyramid, seed: int) -> Pyramid:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Pyramid(**pyramid.architecture)
-
-
 def _detector(
     subject: Subject, pyramid: Pyramid | None, recipe: DetectRecipe, sets: Sets
 ) -> tuple[Detector, Card]:
     """The network with its first weights, and what there is to say of it."""
-    assert subject.encoder is not None
-    classes = sets.train.names
+    if subject.bits != 8 or subject.channels not in MODES:
+        raise UserError(
+            f"A detector reads grey, RGB or RGBA pictures of 8 bits, and {subject.name} was trained on "
+            f"{subject.channels} channels of {subject.bits} bits."
+        )
+    start, classes = recipe.start, sets.train.names
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
+        subject, pyramid = begun(
+            subject,
+            pyramid,
+            drop_path_rate=start.drop_path_rate,
+            random=start.random,
+            seed=recipe.seed,
+        )
+        assert subject.encoder is not None
         try:
-            encoder = with_drop_path(subject.encoder, recipe.start.drop_path_rate)
             detector = Detector(
-                encoder, recipe.heads, classes=len(classes), masks=sets.masks, pyramid=pyramid
+                subject.encoder, recipe.heads, classes=len(classes), masks=sets.masks, pyramid=pyramid
             )
         except ValueError as error:
             raise UserError(f"{subject.name}: {error}") from error
-    used = detector.backbone.neck_name in ("pretrained", "joined")
     mean, std = imagenet_statistics(subject.channels, subject.mean, subject.std)
-    card = Card(
-        architecture=encoder.architecture,
-        pyramid=pyramid.architecture if used and pyramid is not None else None,
+    return detector, Card(
+        architecture=subject.encoder.architecture,
+        pyramid=detector.backbone.architecture["pyramid"],
         heads=recipe.heads.model_dump(mode="json"),
         masks=sets.masks,
         names=classes,
         ids=sets.train.ids,
-        image_size=encoder.image_size,
-        channels=encoder.channels,
+        image_size=subject.image_size,
+        channels=subject.channels,
         mean=mean,
         std=std,
         made_by={
             "unmask": __version__,
             "recipe": recipe.name,
             "encoder": subject.name,
-            "encoder_made_by": None if recipe.start.random else subject.made_by,
+            "encoder_made_by": None if start.random else subject.made_by,
         },
     )
-    return detector, card
