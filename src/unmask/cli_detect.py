@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from unmask.engine.launch import speaks
 from unmask.options import (
     LEARNED,
     BatchSize,
@@ -113,7 +114,8 @@ def detect(
     leave()
     if run.interrupted is not None:
         raise typer.Exit(run.interrupted)
-    Console().print(*summary(run.folder), sep="\n")
+    if speaks():
+        Console().print(*summary(run.folder), sep="\n")
 
 
 def _named(masks: bool | None, cascade: bool) -> dict[str, Any]:
