@@ -43,9 +43,8 @@ class Heads(Section):
     neck: NeckName = "auto"  # see `unmask.necks.create_backbone`
     levels: tuple[Literal[0, 1, 2, 3], ...] | None = None
     # maps that are used, from fine to coarse; None: those whose stride is 4 or more
-    top_down: bool | None = (
-        None  # a feature pyramid network over the maps; None: where the maps do not know each other
-    )
+    top_down: bool | None = None
+    # a feature pyramid network over the maps; None: where these do not know each other
     width: PositiveInt = 256  # channels of the maps and of the heads' convolutions
     norm: Literal["layer", "none"] = "layer"
     proposal_convolutions: PositiveInt = 2
@@ -174,13 +173,12 @@ def _backbone(encoder: Encoder, heads: Heads, pyramid: Pyramid | None) -> tuple[
 def _freeze_unused(backbone: Backbone, levels: Sequence[int]) -> None:
     """Weights on which the maps in use do not depend would never learn, and several processes would wait for
     their gradients."""
-    height, width = backbone.image_size
-    maps = backbone(torch.zeros(1, backbone.encoder.channels, height, width))
     learning = [value for value in backbone.parameters() if value.requires_grad]
-    total = torch.stack([maps[level].sum() for level in levels]).sum()
-    for value, gradient in zip(
-        learning, torch.autograd.grad(total, learning, allow_unused=True), strict=True
-    ):
+    with torch.enable_grad():
+        maps = backbone(torch.zeros(1, backbone.encoder.channels, *backbone.image_size))
+        used = torch.stack([maps[level].sum() for level in levels]).sum()
+        gradients = torch.autograd.grad(used, learning, allow_unused=True)
+    for value, gradient in zip(learning, gradients, strict=True):
         value.requires_grad_(gradient is not None)
 
 

@@ -103,15 +103,15 @@ class DetectionTask(Task):
         save_detector(model, card, folder)
         write_text(folder / PREDICTIONS, json.dumps(coco_results(found, validation)) + "\n")
         write_text(folder / CLASSES, _table(figures["classes"]))
-        write_text(folder / METRICS, json.dumps(self._report(figures, state), indent=2) + "\n")
+        report = {**self._report(figures, state), "unreadable": len(validation.photos) - len(found)}
+        write_text(folder / METRICS, json.dumps(report, indent=2) + "\n")
         picture = sheet(_shown(validation.photos), found, validation, channels=self._card.channels)
         put(folder / PICTURES, lambda path: picture.save(path, format="PNG"))
 
     def _find(self, model: nn.Module, process: Process) -> dict[int | str, Found]:
-        """What is found on every picture of the validation set, by its id."""
-        photos = [
-            self._sets.validation.photos[index] for index in process.share(len(self._sets.validation.photos))
-        ]
+        """What is found on every picture of the validation set that can be read, by its id."""
+        every = self._sets.validation.photos
+        photos = [every[index] for index in process.share(len(every))]
         loader = DataLoader(
             _Pictures(photos, self._card.channels),
             batch_size=self._recipe.validation.batch_size,
@@ -121,10 +121,11 @@ class DetectionTask(Task):
         options: dict[str, Any] = {"canvas": self._canvas, "mean": self._card.mean, "std": self._card.std}
         pairs: list[tuple[int | str, Found]] = []
         for batch in loader:
-            with process.forward():
-                seen = [(key, picture) for key, picture in batch if picture is not None]
-                found = look(model, [one for _, one in seen], device=process.device, **options)
-            pairs += zip((key for key, _ in seen), found, strict=True)
+            seen = {key: picture for key, picture in batch if picture is not None}
+            if seen:
+                with process.forward():
+                    found = look(model, list(seen.values()), device=process.device, **options)
+                pairs += zip(seen, found, strict=True)
         return dict(process.together(pairs))
 
     def _report(self, figures: dict[str, Any], state: State) -> dict[str, Any]:
@@ -132,15 +133,16 @@ class DetectionTask(Task):
         train, validation = self._sets.train, self._sets.validation
         return {
             "kind": "detect",
+            "score": figures[self.score],
             **figures,
-            "encoder": self._recipe.start.subject,
+            "start": self._recipe.start.subject,
             "random": self._recipe.start.random,
             "recipe": self._recipe.name,
             "heads": self._recipe.heads.kind,
             "masks": self._sets.masks,
             "image_size": list(self._canvas),
             "seed": self._recipe.seed,
-            "step": state.best,
+            "best_step": state.best,
             "steps": state.step,
             "seconds": round(state.seconds, 2),
             "train": _count(train),

@@ -82,8 +82,6 @@ def detect(
     coco_masks()  # or a run would end in want of the package that scores it
     folder = Path(out)
     saved = saved_task_recipe(DetectRecipe, folder, resume=resume, overwrite=overwrite)
-    named = run_or_name.architecture["model_name"] if isinstance(run_or_name, Encoder) else str(run_or_name)
-    begun = {"start.subject": named, **({"start.random": True} if random else {})}
     chosen = with_settings(
         saved or (find_recipe(recipe) if isinstance(recipe, str) else recipe),
         image_size=image_size,
@@ -92,8 +90,11 @@ def detect(
         batch_size=batch_size,
         lr=lr,
         seed=seed,
-        overrides={**begun, **(overrides or {})},
+        overrides=overrides,
     )
+    named = run_or_name.architecture["model_name"] if isinstance(run_or_name, Encoder) else str(run_or_name)
+    start = {"subject": named, "random": random or chosen.start.random}
+    chosen = chosen.model_copy(update={"start": chosen.start.model_copy(update=start)})
     sets = _sets(chosen, data, annotations, val_data or data, val_annotations)
     _say_skipped(sets, progress)
     parts = find_parts(run_or_name, image_size=chosen.data.image_size, seed=chosen.seed)
