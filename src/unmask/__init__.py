@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from unmask.engine.first_stage import train_tokenizer
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
+    from unmask.evaluate.finetune import finetune
     from unmask.evaluate.segment import load_segmenter, segment
     from unmask.export import export
     from unmask.load import load_backbone, load_encoder, load_pyramid
@@ -48,6 +49,7 @@ __all__ = [
     "evaluate",
     "evaluate_codes",
     "export",
+    "finetune",
     "load_backbone",
     "load_encoder",
     "load_pyramid",
@@ -76,6 +78,7 @@ _HOMES = {
     "evaluate": "unmask.evaluate",
     "evaluate_codes": "unmask.codes.evaluation",
     "export": "unmask.export",
+    "finetune": "unmask.evaluate.finetune",
     "load_backbone": "unmask.load",
     "load_encoder": "unmask.load",
     "load_pyramid": "unmask.load",
