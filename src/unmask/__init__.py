@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
     from unmask.evaluate.detect import detect, load_detector
+    from unmask.evaluate.finetune import finetune
     from unmask.evaluate.segment import load_segmenter, segment
     from unmask.export import export
     from unmask.load import load_backbone, load_encoder, load_pyramid
@@ -50,6 +51,7 @@ __all__ = [
     "evaluate",
     "evaluate_codes",
     "export",
+    "finetune",
     "load_backbone",
     "load_detector",
     "load_encoder",
@@ -80,6 +82,7 @@ _HOMES = {
     "evaluate": "unmask.evaluate",
     "evaluate_codes": "unmask.codes.evaluation",
     "export": "unmask.export",
+    "finetune": "unmask.evaluate.finetune",
     "load_backbone": "unmask.load",
     "load_detector": "unmask.evaluate.detect",
     "load_encoder": "unmask.load",

@@ -54,10 +54,12 @@ def compare(
 ) -> None:
     """Put runs side by side: the same pictures under the same masks, curves, a table."""
     from unmask.compare import compare
+    from unmask.compare.evaluations import summary as evaluations
     from unmask.compare.table import summary
 
     found = compare(runs, pictures=pictures or [], out=out, mask_ratio=mask_ratio, seed=seed)
-    Console().print(summary(found.rows))
+    tables = evaluations(found.rows) if found.labelled else [summary(found.rows)]
+    Console().print(*tables)
     typer.echo(found.path)
 
 

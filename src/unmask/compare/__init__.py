@@ -9,6 +9,8 @@ from markupsafe import Markup
 
 from unmask import __version__
 from unmask.compare.curves import as_svg, charts, line_style
+from unmask.compare.evaluations import are_evaluations, markdown, page, read_evaluation
+from unmask.compare.evaluations import facts as found_facts
 from unmask.compare.pictures import comparison
 from unmask.compare.runs import read_entries
 from unmask.compare.sheet import sheet
@@ -28,14 +30,16 @@ class Comparison:
 
     Attributes:
         path: of the page or picture; None if none was asked for.
+        labelled: the runs were trained on labels.
         rows: a row a run, plain data: "run", "folder", "status", "recipe", "method", "encoder", "images"
             (seen), "minutes" (of training), "loss" (at the end), "guess" (the lowest loss that needs no
             learning), "accuracy" (the best), "measured_by", "measured_at" (the step). None where there is
-            none.
+            none. Of runs with labels: see `evaluations.facts`.
     """
 
     path: Path | None
     rows: list[dict[str, Any]]
+    labelled: bool = False
 
 
 def compare(
@@ -51,8 +55,11 @@ def compare(
     Losses of different methods have different units: they are drawn apart, and together only as a share of
     the best guess that needs no learning, of methods that have one.
 
+    Runs with labels (`unmask evaluate finetune`, `segment`, `detect`) are put together by what they started
+    from, with the spread over seeds, and beside random weights.
+
     Args:
-        runs: folders, two or more, finished or not.
+        runs: folders, two or more, finished or not; all of them pre-trained, or all with labels and finished.
         pictures: one or more, of any size; the largest centre is shown. None leaves the pictures out.
         out: a self-contained page (.html) or one picture (.png) to write; None only reads.
         seed: of the masks.
@@ -61,6 +68,9 @@ def compare(
     Raises:
         UserError: no runs, a picture that cannot be read, a run without checkpoint, runs that no mask fits.
     """
+    folders = [Path(run).expanduser() for run in runs]
+    if are_evaluations(folders):
+        return _compare_evaluations(folders, pictures=bool(pictures), out=out)
     entries = read_entries(runs)
     paths = [Path(path) for path in ([pictures] if isinstance(pictures, str | Path) else pictures)]
     target = None if out is None else Path(out)
@@ -91,3 +101,23 @@ def compare(
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error.strerror or error}") from error
     return Comparison(target, rows)
+
+
+def _compare_evaluations(folders: Sequence[Path], *, pictures: bool, out: str | Path | None) -> Comparison:
+    if len(folders) < 2:
+        raise UserError("a comparison needs two runs or more: unmask compare runs/a runs/b")
+    if pictures:
+        raise UserError("runs with labels have no reconstructions to compare: leave --pictures out")
+    rows = found_facts([read_evaluation(folder) for folder in folders])
+    if out is None:
+        return Comparison(None, rows, labelled=True)
+    target = Path(out)
+    writers = {".html": page, ".md": markdown}
+    if target.suffix.lower() not in writers:
+        raise UserError(f"{target}: a comparison of evaluations is a page; give a name in .html or .md")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_text(target, writers[target.suffix.lower()](rows))
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror or error}") from error
+    return Comparison(target, rows, labelled=True)
