@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from unmask.engine.first_stage import train_tokenizer
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
+    from unmask.evaluate.detect import detect, load_detector
     from unmask.evaluate.segment import load_segmenter, segment
     from unmask.export import export
     from unmask.load import load_backbone, load_encoder, load_pyramid
@@ -44,11 +45,13 @@ __all__ = [
     "colours",
     "compare",
     "convert",
+    "detect",
     "embed",
     "evaluate",
     "evaluate_codes",
     "export",
     "load_backbone",
+    "load_detector",
     "load_encoder",
     "load_pyramid",
     "load_segmenter",
@@ -72,11 +75,13 @@ _HOMES = {
     "colours": "unmask.colours",
     "compare": "unmask.compare",
     "convert": "unmask.convert",
+    "detect": "unmask.evaluate.detect",
     "embed": "unmask.embed",
     "evaluate": "unmask.evaluate",
     "evaluate_codes": "unmask.codes.evaluation",
     "export": "unmask.export",
     "load_backbone": "unmask.load",
+    "load_detector": "unmask.evaluate.detect",
     "load_encoder": "unmask.load",
     "load_pyramid": "unmask.load",
     "load_segmenter": "unmask.evaluate.segment",

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from unmask.cli_detect import detect
+from unmask.cli_finetune import evaluate_finetune
 from unmask.cli_segment import segment
 from unmask.options import (
     AnySize,
@@ -25,9 +27,12 @@ from unmask.options import (
 )
 
 evaluate_app = typer.Typer(
-    no_args_is_help=True, help="How useful frozen features are: k-nearest neighbours, linear probes."
+    no_args_is_help=True,
+    help="How useful features are: frozen (k-nearest neighbours, linear probes), or fine-tuned.",
 )
+evaluate_app.command("finetune")(evaluate_finetune)
 evaluate_app.command("segment")(segment)
+evaluate_app.command("detect")(detect)
 
 
 @evaluate_app.command("knn")

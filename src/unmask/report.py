@@ -66,9 +66,9 @@ def write_report(run: Path) -> Path:
             "snippet": _snippet(run),
             "best": _best(run),
             "commands": _commands(run, recipe, log),
-            "recipe": _recipe_tables(recipe),
+            "recipe": recipe_tables(recipe),
             "recipe_json": json.dumps(recipe, indent=2),
-            "environment": list(_flat(environment)),
+            "environment": list(flat(environment)),
             "run": shlex.quote(str(run.resolve())),
             "folder": run.resolve(),
             "version": __version__,
@@ -273,12 +273,13 @@ def _commands(run: Path, recipe: Line, log: Log) -> list[dict[str, str]]:
     return [{"title": title, "line": line} for title, line in lines.items()]
 
 
-def _recipe_tables(recipe: Line) -> list[dict[str, Any]]:
+def recipe_tables(recipe: Line) -> list[dict[str, Any]]:
+    """The settings of a recipe, as plain data, a table a section."""
     single = [(key, _text(value)) for key, value in recipe.items() if not isinstance(value, Mapping)]
     sections = {key: value for key, value in recipe.items() if isinstance(value, Mapping)}
     sections |= {"schedule": _schedule(sections["schedule"])}
     return [{"title": "run", "rows": single}] * bool(single) + [
-        {"title": title, "rows": list(_flat(section))} for title, section in sections.items()
+        {"title": title, "rows": list(flat(section))} for title, section in sections.items()
     ]
 
 
@@ -292,11 +293,11 @@ def _schedule(schedule: Line) -> Line:
     return {**shown, "warm-up": f"{min(share, LONGEST_WARMUP):.3g} of the steps"}
 
 
-def _flat(values: Line, prefix: str = "") -> Iterable[tuple[str, str]]:
+def flat(values: Line, prefix: str = "") -> Iterable[tuple[str, str]]:
     """(dotted key, text) of nested plain data."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}".replace("_", " "), _text(value)
 

@@ -21,7 +21,7 @@ QUERIES, NEIGHBOURS = 8, 7
 def contact_sheet(pixels: Shaped[Tensor, "B C H W"]) -> Image.Image:
     """All images, in rows from left to right, about as wide as high."""
     columns = ceil(sqrt(len(pixels)))
-    tiles = _tiles(pixels)
+    tiles = screen_tiles(pixels)
     width, height = tiles[0].size
     sheet = _blank(columns * (width + GAP) - GAP, ceil(len(tiles) / columns) * (height + GAP) - GAP)
     for index, tile in enumerate(tiles):
@@ -49,7 +49,7 @@ def neighbour_sheet(pixels: Shaped[Tensor, "n C H W"], features: Float[Tensor, "
     count = min(NEIGHBOURS, len(pixels) - 1)
     queries = torch.arange(min(QUERIES, len(pixels))) * len(pixels) // min(QUERIES, len(pixels))
     rows = torch.cat([queries[:, None], nearest(queries, features, count)], dim=1)
-    tiles = [_tiles(pixels[row]) for row in rows]
+    tiles = [screen_tiles(pixels[row]) for row in rows]
     width, height = tiles[0][0].size
     sheet = _blank(
         (count + 1) * (width + GAP) + QUERY_GAP - GAP, TITLE_HEIGHT + len(tiles) * (height + GAP) - GAP
@@ -74,8 +74,9 @@ def _eight_bits(pixels: Shaped[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
     return ((exact - low) / (high - low).clamp(min=1e-9) * 255).round().byte()
 
 
-def _tiles(pixels: Shaped[Tensor, "B C H W"]) -> list[Image.Image]:
-    scale = TILE / max(pixels.shape[2:])
+def screen_tiles(pixels: Shaped[Tensor, "B C H W"], longest: int = TILE) -> list[Image.Image]:
+    """Images of any depth and channels as small pictures, the longer side of so many pixels."""
+    scale = longest / max(pixels.shape[2:])
     size = max(1, round(pixels.shape[3] * scale)), max(1, round(pixels.shape[2] * scale))
     return [
         Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BICUBIC)

@@ -195,7 +195,7 @@ def open_splits(data: Any, *, seed: int = 0) -> tuple[Subset, Subset]:
         )
     labels, classes = labelled
     count = len(parts["train"])
-    _require_trained(str(data), labels[:count], labels[count:], classes, held_out)
+    require_trained(str(data), labels[:count], labels[count:], classes, held_out)
     return (
         Subset(source, parts["train"], labels=labels[:count], classes=classes),
         Subset(source, parts[held_out], labels=labels[count:], classes=classes),
@@ -216,7 +216,7 @@ def _given_splits(data: Mapping[str, Any]) -> tuple[Subset, Subset]:
     for name in names:
         numbers.setdefault(name, len(numbers))
     translated = [numbers[names[label]] for label in own]
-    _require_trained("The data", labels, translated, list(numbers), held_out)
+    require_trained("The data", labels, translated, list(numbers), held_out)
     return (
         Subset(train, range(len(train)), labels=labels, classes=classes),
         Subset(validation, range(len(validation)), labels=translated, classes=classes),
@@ -228,9 +228,13 @@ def _held_out(parts: Mapping[str, Any]) -> str | None:
     return next((name for name in SPLITS[1:] if name in parts), None) if "train" in parts else None
 
 
-def _require_trained(
+def require_trained(
     data: str, trained: Sequence[int], validated: Sequence[int], classes: Sequence[str], part: str
 ) -> None:
+    """
+    Raises:
+        UserError: a class that is judged was never trained.
+    """
     unknown = sorted(set(validated) - set(trained))
     if unknown:
         names = ", ".join(classes[label] for label in unknown[:5])

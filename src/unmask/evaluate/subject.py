@@ -15,7 +15,7 @@ from unmask.evaluate.features import PIXELS_SIDE, Extractor, Place, features_at,
 from unmask.load import RANDOM, is_path, load_encoder, read_card, resized
 from unmask.recipes.base import Choice
 from unmask.recipes.build import build_encoder
-from unmask.runs import read_recipe
+from unmask.runs import read_recipe, task_of
 
 PIXELS = "pixels"
 
@@ -73,6 +73,8 @@ def find_subject(run_or_name: str | Path | Encoder, *, image_size: ImageSize | N
         weights, card = read_card(run_or_name)
         encoder = load_encoder(run_or_name, image_size=image_size)
         run = weights.parent if (weights.parent / "recipe.json").is_file() else None
+        if run is not None and task_of(run) is not None:
+            run = None  # something learned from labels: it has no log of a pre-training, nor its recipe
         return Subject(
             str(run_or_name),
             encoder,

@@ -3,21 +3,24 @@
 from pathlib import Path
 
 from unmask.errors import UserError
+from unmask.export.classifier import export_classifier
 from unmask.export.huggingface import write_huggingface
 from unmask.export.onnx import write_onnx
 from unmask.export.saved import save_encoder, save_pyramid
 from unmask.export.timm import write_timm
 from unmask.load import PYRAMID, WEIGHTS, is_path, load_encoder, load_pyramid, read_card
+from unmask.runs import task_of
 
 __all__ = ["FORMATS", "export", "load_encoder", "load_pyramid", "read_card", "save_encoder"]
 
 FOLDERS = {"timm": write_timm, "huggingface": write_huggingface}
 FILES = {"onnx": "onnx/encoder.onnx", "safetensors": WEIGHTS}
+CLASSIFIERS = {"timm": "timm", "huggingface": "huggingface", "onnx": "onnx/classifier.onnx"}
 FORMATS = (*FOLDERS, *FILES)
 
 
 def export(run: str | Path, *, to: str, out: str | Path | None = None, normalise: bool = False) -> Path:
-    """Hand over a run's encoder.
+    """Hand over a run's encoder; of a fine-tuned run its classifier.
 
     Args:
         run: a run folder, or whatever else holds a saved encoder.
@@ -43,6 +46,12 @@ def export(run: str | Path, *, to: str, out: str | Path | None = None, normalise
     if not is_path(run) or not Path(run).expanduser().exists():
         raise UserError(f"There is no run folder {run}; give one that a pre-training wrote.")
     weights, card = read_card(run)
+    if to != "safetensors" and task_of(weights.parent) == "finetune":
+        target = weights.parent / "export" / CLASSIFIERS[to] if out is None else Path(out).expanduser()
+        if to == "onnx" and target.suffix != ".onnx":
+            target = target / "classifier.onnx"
+        bits = card.get("bits", 8)
+        return export_classifier(weights.parent, to=to, target=target, bits=bits, normalise=normalise)
     encoder, pyramid = load_encoder(run), load_pyramid(run)
     target = weights.parent / "export" / FILES.get(to, to) if out is None else Path(out).expanduser()
     if to in FOLDERS:

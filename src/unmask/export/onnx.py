@@ -1,14 +1,15 @@
-"""An encoder as an ONNX graph, for runtimes without PyTorch."""
+"""Networks as ONNX graphs, for runtimes without PyTorch."""
 
 import copy
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -22,8 +23,6 @@ from unmask.export.card import CROP
 from unmask.export.saved import unit_of
 
 log = logging.getLogger(__name__)
-
-Network = TypeVar("Network", bound=nn.Module)
 
 TOLERANCE = 1e-4  # of onnxruntime's features, relative to the largest
 ONE_FILE = 2**30  # bytes of weights; protobuf cannot hold twice as many
@@ -42,28 +41,59 @@ mean, std = (np.float32(values)[:, None, None] for values in ({mean}, {std}))
 images = (images - mean) / std"""
 
 
-class Graph(nn.Module):
-    """What the graph computes: patches, class token if there is one, and the mean over the patches.
+class Graph(nn.Module, ABC):
+    """What a graph computes.
 
     Args:
-        normalise: whether the images still are in 0..1.
+        network: is copied.
+        shape: of an image: channels, height, width.
+        mean: of pixels, a value a channel; so is std.
+        normalise: whether the images still are to be normalised.
+
+    Attributes:
+        outputs: their names.
     """
 
     mean: Tensor
     std: Tensor
+    outputs: tuple[str, ...]
 
-    def __init__(self, encoder: Encoder, card: dict[str, Any], *, normalise: bool) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        shape: tuple[int, int, int],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        normalise: bool,
+    ) -> None:
         super().__init__()
-        self.encoder = translatable(encoder)
-        self.normalise = normalise
-        self.register_buffer("mean", rearrange(torch.tensor(card["mean"]), "c -> c 1 1"))
-        self.register_buffer("std", rearrange(torch.tensor(card["std"]), "c -> c 1 1"))
-        self.outputs = ["patches", *(["cls"] if encoder.has_cls else []), "pooled"]
+        self.network = copy.deepcopy(network).eval()
+        for module in self.network.modules():
+            if "fused_attn" in vars(module):  # a fused kernel's memory layout may not survive the translation
+                vars(module)["fused_attn"] = False
+        self.shape, self.normalise = shape, normalise
+        self.register_buffer("mean", rearrange(torch.tensor(mean), "c -> c 1 1"))
+        self.register_buffer("std", rearrange(torch.tensor(std), "c -> c 1 1"))
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, ...]:
-        if self.normalise:
-            images = (images - self.mean) / self.std
-        features = self.encoder(images)
+        return self.answers((images - self.mean) / self.std if self.normalise else images)
+
+    @abstractmethod
+    def answers(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, ...]:
+        """The outputs for normalised images."""
+
+
+class EncoderGraph(Graph):
+    """Patches, class token if there is one, and the mean over the patches."""
+
+    def __init__(self, encoder: Encoder, card: dict[str, Any], *, normalise: bool) -> None:
+        shape = encoder.channels, *encoder.image_size
+        super().__init__(encoder, shape, mean=card["mean"], std=card["std"], normalise=normalise)
+        self.outputs = ("patches", *(["cls"] if encoder.has_cls else []), "pooled")
+
+    def answers(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, ...]:
+        features = self.network(images)
         cls = () if features.cls is None else (features.cls,)
         return (features.patches, *cls, features.pooled("mean"))
 
@@ -84,30 +114,44 @@ def write_onnx(encoder: Encoder, card: dict[str, Any], path: Path, *, normalise:
         UserError: onnx or onnxscript is not installed.
         RuntimeError: onnxruntime computes other features.
     """
-    require_onnx()
-    graph = Graph(encoder, card, normalise=normalise)
-    height, width = encoder.image_size
-    shape = encoder.channels, height, width
-    unit = unit_of(card)
-    values = {"mean": card["mean"], "std": card["std"]}
+    about = {name: value for name, value in card.items() if name not in ("load", "pool")}
+    return write_graph(
+        EncoderGraph(encoder, card, normalise=normalise), about | {"crop_fraction": CROP}, path
+    )
+
+
+def write_graph(graph: Graph, about: dict[str, Any], path: Path) -> Path:
+    """Write a graph and its card, as `write_onnx`.
+
+    Args:
+        about: for the card: mean, std, bits and whatever else is known.
+
+    Raises:
+        UserError, RuntimeError: likewise.
+    """
+    for needed in ("onnx", "onnxscript"):
+        if find_spec(needed) is None:
+            raise UserError(f"An export to ONNX needs {needed}: pip install 'unmask[onnx]'")
+    channels, height, width = graph.shape
+    unit = unit_of(about)
+    values = {"mean": about["mean"], "std": about["std"]}
     about = {
-        **{name: value for name, value in card.items() if name not in ("load", "pool")},
-        "input": f"pixels{unit}" if normalise else f"(pixels{unit} - mean) / std",
-        "crop_fraction": CROP,
+        **about,
+        "input": f"pixels{unit}" if graph.normalise else f"(pixels{unit} - mean) / std",
         "outputs": graph.outputs,
         "load": _LOAD.format(
             file=path.name,
             unit=unit,
-            channels=encoder.channels,
+            channels=channels,
             height=height,
             width=width,
-            preparation="" if normalise else _NORMALISE.format(**values),
+            preparation="" if graph.normalise else _NORMALISE.format(**values),
         ),
     }
 
     def write(folder: Path) -> None:
-        write_graph(graph, shape, graph.outputs, folder / path.name, about)
-        difference = largest_difference(graph, shape, folder / path.name)
+        _write_graph(graph, folder / path.name, about)
+        difference = _largest_difference(graph, folder / path.name)
         text = json.dumps({**about, "difference_from_pytorch": difference}, indent=2) + "\n"
         (folder / path.name).with_suffix(".json").write_text(text, encoding="utf-8")
 
@@ -115,36 +159,8 @@ def write_onnx(encoder: Encoder, card: dict[str, Any], path: Path, *, normalise:
     return path
 
 
-def require_onnx() -> None:
-    """
-    Raises:
-        UserError: onnx or onnxscript is not installed.
-    """
-    for needed in ("onnx", "onnxscript"):
-        if find_spec(needed) is None:
-            raise UserError(f"An export to ONNX needs {needed}: pip install 'unmask[onnx]'")
-
-
-def translatable(network: Network) -> Network:
-    """A copy in eval mode that computes the same in steps which the exporter knows."""
-    network = copy.deepcopy(network).eval()
-    for module in network.modules():
-        if "fused_attn" in vars(module):  # a fused kernel's memory layout may not survive the translation
-            vars(module)["fused_attn"] = False
-    return network
-
-
-def write_graph(
-    graph: nn.Module, shape: tuple[int, int, int], outputs: list[str], path: Path, about: dict[str, Any]
-) -> None:
-    """Write a network that takes `images`, any number of them.
-
-    Args:
-        graph: returns a tensor, or one for each of the outputs; see `translatable`.
-        shape: channels, height and width of an image.
-        about: goes into the file, as JSON.
-    """
-    images = torch.rand(2, *shape)
+def _write_graph(graph: Graph, path: Path, about: dict[str, Any]) -> None:
+    images = torch.rand(2, *graph.shape)
     with warnings.catch_warnings(), _quiet("onnxscript", "onnx_ir", "torch.onnx"):
         warnings.simplefilter("ignore")  # of the exporter, about its own parts
         program = torch.onnx.export(
@@ -152,7 +168,7 @@ def write_graph(
             (images,),
             dynamo=True,
             input_names=["images"],
-            output_names=outputs,
+            output_names=list(graph.outputs),
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
@@ -162,7 +178,7 @@ def write_graph(
     program.save(path, external_data=size > ONE_FILE)
 
 
-def largest_difference(graph: nn.Module, shape: tuple[int, int, int], path: Path) -> float | None:
+def _largest_difference(graph: Graph, path: Path) -> float | None:
     """Of onnxruntime's features from PyTorch's, relative to the largest; None without onnxruntime.
 
     Raises:
@@ -176,10 +192,9 @@ def largest_difference(graph: nn.Module, shape: tuple[int, int, int], path: Path
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     largest = 0.0
     for count in (1, 3):  # neither is the number that the graph was traced with
-        images = torch.rand(count, *shape)
+        images = torch.rand(count, *graph.shape)
         with torch.inference_mode():
-            computed = graph(images)
-        expected = (computed,) if isinstance(computed, Tensor) else computed
+            expected = graph(images)
         for found, wanted in zip(session.run(None, {"images": images.numpy()}), expected, strict=True):
             scale = max(1.0, wanted.abs().max().item())
             largest = max(largest, (torch.from_numpy(found) - wanted).abs().max().item() / scale)

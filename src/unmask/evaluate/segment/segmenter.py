@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from unmask.data import normalise
 from unmask.data.arrays import Bits, open_picture
 from unmask.data.decode import load_pixels
-from unmask.engine.files import put, put_all, write_text
+from unmask.engine.files import put, write_text
 from unmask.errors import UserError
 from unmask.evaluate.segment.augment import resized, scaled_size
 from unmask.evaluate.segment.head import Norm, PlainHead, UPerNet, enlarged
 from unmask.evaluate.segment.slide import slide
-from unmask.export.onnx import largest_difference, require_onnx, translatable, write_graph
+from unmask.export.onnx import Graph, write_graph
 from unmask.export.saved import tensors_of
 from unmask.necks import Backbone, Maps, rebuilt_backbone
 
@@ -130,22 +130,14 @@ class Segmenter(nn.Module):
         `scores` [B, K, h, w]. Where onnxruntime is installed, its scores are compared with PyTorch's first.
 
         Args:
-            path: ends in `.onnx`. What the graph needs to know is in the file, as JSON, under `unmask`.
+            path: ends in `.onnx`. What the graph needs to know lies beside it as JSON, and in the file.
 
         Raises:
             UserError: onnx or onnxscript is not installed.
             RuntimeError: onnxruntime computes other scores.
         """
-        path = Path(path)
-        require_onnx()
-        graph, shape = translatable(self).cpu(), (self.channels, *self.image_size)
-
-        def write(folder: Path) -> None:
-            write_graph(graph, shape, ["scores"], folder / path.name, self.card)
-            largest_difference(graph, shape, folder / path.name)
-
-        put_all(path.parent, write)
-        return path
+        reading = {name: asdict(self.reading)[name] for name in ("mean", "std", "bits")}
+        return write_graph(_ScoreGraph(self), self.card | reading, Path(path))
 
     @property
     def device(self) -> torch.device:
@@ -161,6 +153,20 @@ class Segmenter(nn.Module):
             "classes": list(self.classes),
             "reading": asdict(self.reading),
         }
+
+
+class _ScoreGraph(Graph):
+    """A segmenter's scores, on the CPU."""
+
+    outputs = ("scores",)
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        shape, reading = (segmenter.channels, *segmenter.image_size), segmenter.reading
+        super().__init__(segmenter, shape, mean=reading.mean, std=reading.std, normalise=False)
+        self.cpu()
+
+    def answers(self, images: Float[Tensor, "B C h w"]) -> tuple[Tensor, ...]:
+        return (self.network(images),)
 
 
 class Training(nn.Module):
