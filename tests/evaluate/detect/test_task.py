@@ -2,14 +2,19 @@
 
 import csv
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from shutil import copyfile, copytree
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.engine.test_distributed import free_port
 from tests.evaluate.detect.made import SMALL, write_json, write_shapes
 from tests.tiny import tiny_encoder
 from unmask import detect, load_detector
@@ -86,6 +91,20 @@ def test_boxes_alone_where_there_are_no_masks_or_none_are_wanted(shapes: Path, t
         metrics = json.loads((run.folder / "metrics.json").read_text())
         assert not metrics["masks"]
         assert "mask_AP" not in metrics
+
+
+def test_pictures_that_cannot_be_read(shapes: Path, tmp_path: Path) -> None:
+    """Cut off after their header: another one is trained on, and on those to judge by nothing is found."""
+    for part in ("plain", "plain-val"):
+        copytree(shapes / part, tmp_path / part)
+        copyfile(shapes / f"{part}.json", tmp_path / f"{part}.json")
+        broken = tmp_path / part / f"{part}-0.png"
+        broken.write_bytes(broken.read_bytes()[:60])
+    run = train(tmp_path, tmp_path / "run", steps=2, batch_size=8)
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert metrics["unreadable"] == 1
+    assert metrics["validation"]["pictures"] == 3
+    assert "plain-0.png" in (run.folder / "log.jsonl").read_text()
 
 
 def final(folder: Path) -> dict[str, torch.Tensor]:
@@ -222,6 +241,39 @@ def test_what_is_missing_is_said_at_once(
     monkeypatch.setitem(__import__("sys").modules, "faster_coco_eval.core", None)
     with pytest.raises(UserError, match=r"pip install 'unmask\[detect\]'"):
         train(shapes, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_processes(shapes: Path, tmp_path: Path) -> None:
+    """Every weight gets a gradient in both, and the figures are those of all pictures, once."""
+    command = ["-m", "unmask", "evaluate", "detect", "random:vit_tiny_patch16_224", "--image-size", "64"]
+    command += [
+        "--data",
+        shapes / "masked",
+        "--annotations",
+        shapes / "masked.json",
+        "--out",
+        tmp_path / "run",
+    ]
+    command += ["--val-data", shapes / "masked-val", "--val-annotations", shapes / "masked-val.json"]
+    command += ["--steps", "3", "--batch-size", "4", "--workers", "0", "--device", "cpu", "--cascade"]
+    command += [f"{name}={value}" for name, value in OPTIONS.items()]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        f"--master_port={free_port()}",
+    ]
+    done = subprocess.run(
+        [*launch, *map(str, command)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("6 objects on 3 pictures") == 1
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 2
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def average_precision(
             iou_type=kinds,
             backend="faster_coco_eval",
             class_metrics=each_class,
-            max_detection_thresholds=None,
+            sync_on_compute=False,  # every process has what all of them found
         )
     except ModuleNotFoundError as error:
         raise UserError(NEEDED) from error

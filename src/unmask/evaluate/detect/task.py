@@ -105,8 +105,10 @@ class DetectionTask(Task):
         write_text(folder / CLASSES, _table(figures["classes"]))
         report = {**self._report(figures, state), "unreadable": len(validation.photos) - len(found)}
         write_text(folder / METRICS, json.dumps(report, indent=2) + "\n")
-        picture = sheet(_shown(validation.photos), found, validation, channels=self._card.channels)
-        put(folder / PICTURES, lambda path: picture.save(path, format="PNG"))
+        shown = _shown([photo for photo in validation.photos if photo.id in found])
+        if shown:
+            picture = sheet(shown, found, validation, channels=self._card.channels)
+            put(folder / PICTURES, lambda path: picture.save(path, format="PNG"))
 
     def _find(self, model: nn.Module, process: Process) -> dict[int | str, Found]:
         """What is found on every picture of the validation set that can be read, by its id."""
