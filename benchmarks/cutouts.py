@@ -7,6 +7,7 @@ its outline alone, since its colours are those of another picture and a tint dra
 """
 
 import argparse
+import colorsys
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ def write_cutouts(
     validation: int = 48,
     sides: tuple[int, int] = (112, 160),
     most: int = 4,
+    typical_colours: bool = False,
 ) -> Path:
     """Write the set, and return its folder.
 
@@ -101,6 +103,8 @@ def write_cutouts(
         training: number of pictures to train on; so is `validation`.
         sides: shortest and longest side of a picture in pixels.
         most: shapes in a picture, at most.
+        typical_colours: the shapes of a class have colours alike, so that a network learns to find them in
+            minutes; otherwise the outline alone tells the class.
     """
     folder = Path(folder)
     sources = _sources(demo_archive() if images is None else images, seed)
@@ -110,7 +114,7 @@ def write_cutouts(
         pictures, found = [], []
         for index in range(count):
             generator = np.random.default_rng((seed, number, index))
-            picture, cutouts = _compose(sources[number], generator, sides, most)
+            picture, cutouts = _compose(sources[number], generator, sides, most, typical_colours)
             width, height = picture.size
             indices = np.zeros((height, width), dtype=np.uint8)
             for cutout in cutouts:
@@ -137,7 +141,11 @@ def _sources(images: str | Path, seed: int) -> tuple[Source, Source]:
 
 
 def _compose(
-    source: Source, generator: np.random.Generator, sides: tuple[int, int], most: int
+    source: Source,
+    generator: np.random.Generator,
+    sides: tuple[int, int],
+    most: int,
+    typical_colours: bool,
 ) -> tuple[Image.Image, list[Cutout]]:
     width, height = (int(side) for side in generator.integers(sides[0], sides[1] + 1, size=2))
     canvas = _filled(source, generator, (width, height), brightness=0.75)
@@ -153,7 +161,12 @@ def _compose(
         else:
             continue
         taken |= cutout.mask
-        canvas.paste(_filled(source, generator, canvas.size, brightness=1.0), mask=coverage)
+        filling = _filled(source, generator, canvas.size, brightness=1.0)
+        if typical_colours:
+            filling = Image.blend(
+                filling, Image.new("RGB", canvas.size, _colour(cutout.kind, generator)), 0.7
+            )
+        canvas.paste(filling, mask=coverage)
         cutouts.append(cutout)
     return canvas, cutouts
 
@@ -186,6 +199,13 @@ def _filled(
     grown = picture.resize(size, Image.Resampling.BICUBIC, box=box)
     tint = Image.new("RGB", size, tuple(int(part) for part in generator.integers(0, 256, size=3)))
     return ImageEnhance.Brightness(Image.blend(grown, tint, 0.35)).enhance(brightness)
+
+
+def _colour(kind: int, generator: np.random.Generator) -> tuple[int, ...]:
+    """One of the colours of a class: its hue varies by a tenth of the circle, brightness more."""
+    hue = (kind / len(SHAPES) + generator.uniform(-0.05, 0.05)) % 1
+    parts = colorsys.hsv_to_rgb(hue, generator.uniform(0.6, 1.0), generator.uniform(0.5, 1.0))
+    return tuple(round(255 * part) for part in parts)
 
 
 def _grown(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:

@@ -4,7 +4,7 @@
 
 Both are trained by `unmask evaluate segment` under the same budget, once with each seed, and the table is of
 the runs that are in OUT; one that is there already is not repeated. Without SCENES the generated set of
-`benchmarks.cutouts` is written into OUT and taken.
+`benchmarks.cutouts`, with colours that are typical of classes, is written into OUT and taken.
 """
 
 import argparse
@@ -88,11 +88,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of `unmask evaluate segment`")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # settings may stand anywhere
     options.out.mkdir(parents=True, exist_ok=True)
     data = options.data or options.out / "cutouts"
     if options.data is None and not (data / "classes.txt").is_file():
-        write_cutouts(data)
+        write_cutouts(data, typical_colours=True)
     chosen = {"epochs": options.epochs, "overrides": key_values(options.settings)}
     console = Console(width=110)
     for seed in options.seeds:

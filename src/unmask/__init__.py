@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from unmask.engine.first_stage import train_tokenizer
     from unmask.engine.pretrain import pretrain
     from unmask.evaluate import evaluate
+    from unmask.evaluate.detect import detect, load_detector
     from unmask.evaluate.finetune import finetune
     from unmask.evaluate.segment import load_segmenter, segment
     from unmask.export import export
@@ -45,12 +46,14 @@ __all__ = [
     "colours",
     "compare",
     "convert",
+    "detect",
     "embed",
     "evaluate",
     "evaluate_codes",
     "export",
     "finetune",
     "load_backbone",
+    "load_detector",
     "load_encoder",
     "load_pyramid",
     "load_segmenter",
@@ -74,12 +77,14 @@ _HOMES = {
     "colours": "unmask.colours",
     "compare": "unmask.compare",
     "convert": "unmask.convert",
+    "detect": "unmask.evaluate.detect",
     "embed": "unmask.embed",
     "evaluate": "unmask.evaluate",
     "evaluate_codes": "unmask.codes.evaluation",
     "export": "unmask.export",
     "finetune": "unmask.evaluate.finetune",
     "load_backbone": "unmask.load",
+    "load_detector": "unmask.evaluate.detect",
     "load_encoder": "unmask.load",
     "load_pyramid": "unmask.load",
     "load_segmenter": "unmask.evaluate.segment",

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from unmask.cli_detect import detect
 from unmask.cli_finetune import evaluate_finetune
 from unmask.cli_segment import segment
 from unmask.options import (
@@ -31,6 +32,7 @@ evaluate_app = typer.Typer(
 )
 evaluate_app.command("finetune")(evaluate_finetune)
 evaluate_app.command("segment")(segment)
+evaluate_app.command("detect")(detect)
 
 
 @evaluate_app.command("knn")

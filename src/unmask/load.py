@@ -67,7 +67,7 @@ def load_encoder(
         raise UserError(f"{weights} is damaged or not a safetensors file ({error}).") from error
     if encoder.channels != card["channels"]:
         tensors = _with_channels(tensors, encoder.channels, weights)
-    _check(tensors, encoder.model.state_dict(), weights)
+    check_weights(tensors, encoder.model.state_dict(), weights)
     encoder.model.load_state_dict(tensors, strict=True)
     if image_size is not None and image_size != encoder.image_size:
         encoder = resized(encoder, image_size)
@@ -153,7 +153,7 @@ def load_pyramid(path: str | Path) -> Pyramid | None:
         pyramid = Pyramid(**architecture)
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError(f"{file} is damaged or holds no feature pyramid ({error!r}).") from error
-    _check(tensors, pyramid.state_dict(), file)
+    check_weights(tensors, pyramid.state_dict(), file)
     pyramid.load_state_dict(tensors, strict=True)
     return pyramid.eval()
 
@@ -269,7 +269,8 @@ def resized(encoder: Encoder, image_size: tuple[int, int]) -> Encoder:
         ) from error
 
 
-def _check(tensors: dict[str, Tensor], expected: dict[str, Tensor], weights: Path) -> None:
+def check_weights(tensors: dict[str, Tensor], expected: dict[str, Tensor], weights: Path) -> None:
+    """Require that a file's weights are those of a model, by name and shape."""
     both = tensors.keys() & expected.keys()
     groups = {
         "missing": expected.keys() - tensors.keys(),

@@ -75,3 +75,19 @@ def test_more_pictures_leave_the_first_ones_as_they_are(folder: Path, tmp_path: 
     other = write_cutouts(tmp_path / "other", training=1, validation=1, seed=4)
     first = Path("images", "training", "00000.jpg")
     assert (other / first).read_bytes() != (folder / first).read_bytes()
+
+
+def test_typical_colours_change_nothing_but_colours(tmp_path: Path) -> None:
+    """Every shape's mean colour is nearest to those of its own class."""
+    write_cutouts(tmp_path, training=30, validation=1, seed=3, typical_colours=True)
+    colours: dict[int, list[np.ndarray]] = {}
+    for number in range(30):
+        mask = np.asarray(Image.open(tmp_path / "annotations" / "training" / f"{number:05}.png"))
+        picture = Image.open(tmp_path / "images" / "training" / f"{number:05}.jpg").convert("HSV")
+        hue = np.asarray(picture)[..., 0] / 256 * 2 * np.pi
+        for kind in set(np.unique(mask)) - {0}:
+            found = np.exp(1j * hue[mask == kind]).mean()
+            colours.setdefault(int(kind), []).append(found / abs(found))
+    for kind, found in colours.items():
+        wanted = np.exp(2j * np.pi * kind / (len(CLASSES) - 1))
+        assert np.abs(np.angle(np.array(found) / wanted)).mean() < 0.4

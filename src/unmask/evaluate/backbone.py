@@ -1,5 +1,8 @@
 """What is evaluated as a backbone of four maps, for tasks that train it further."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 
 from unmask.encoders import Encoder
@@ -34,18 +37,44 @@ def find_backbone(
     Raises:
         UserError: nothing there, pixels, or a neck that does not go with the encoder.
     """
+    subject, pyramid = find_parts(run_or_name, image_size=image_size, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        subject, pyramid = begun(subject, pyramid, drop_path_rate=drop_path_rate, random=random, seed=seed)
+        assert subject.encoder is not None
+        try:
+            return subject, create_backbone(subject.encoder, neck=neck, pyramid=pyramid, width=width)
+        except ValueError as error:
+            raise UserError(f"{run_or_name}: {error}") from error
+
+
+def find_parts(
+    run_or_name: str | Path | Encoder, *, image_size: ImageSize | None, seed: int
+) -> tuple[Subject, Pyramid | None]:
+    """The subject, and the feature pyramid that was trained together with its encoder.
+
+    Raises:
+        UserError: nothing there, or pixels.
+    """
     subject = find_subject(run_or_name, image_size=image_size, seed=seed)
     if subject.encoder is None:
         raise UserError(f"{run_or_name} has no weights to train; give a run, a timm name or random:NAME.")
-    pyramid = load_pyramid(run_or_name) if is_path(run_or_name) else None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if random:
-            subject = untrained(subject, seed=seed)
-            pyramid = None if pyramid is None else Pyramid(**pyramid.architecture)
-        assert subject.encoder is not None
-        encoder: Encoder = with_drop_path(subject.encoder, drop_path_rate)
-        try:
-            return subject, create_backbone(encoder, neck=neck, pyramid=pyramid, width=width)
-        except ValueError as error:
-            raise UserError(f"{run_or_name}: {error}") from error
+    if isinstance(run_or_name, Encoder) or not is_path(run_or_name):
+        return subject, None
+    return subject, load_pyramid(run_or_name)
+
+
+def begun(
+    subject: Subject, pyramid: Pyramid | None, *, drop_path_rate: float, random: bool, seed: int
+) -> tuple[Subject, Pyramid | None]:
+    """Both as training begins with them; what is random is drawn from torch's default generator.
+
+    Args:
+        drop_path_rate: of the last block.
+        random: the weights that the run started from instead of those that it ended with.
+    """
+    if random:
+        subject = untrained(subject, seed=seed)
+        pyramid = None if pyramid is None else Pyramid(**pyramid.architecture)
+    assert subject.encoder is not None
+    return replace(subject, encoder=with_drop_path(subject.encoder, drop_path_rate)), pyramid

@@ -150,17 +150,12 @@ class DVAE(Tokenizer):
                 f"{groups}, {blocks}, {vocabulary} and {width}"
             )
         require_places(image_size, stride)
-        if not 0 < last_temperature <= first_temperature:
-            raise ValueError(
-                f"temperatures fall from {first_temperature} to {last_temperature}: the last must be "
-                "positive and not above the first"
-            )
-        if not (0 <= temperature_share <= 1 and 0 <= kl_share <= 1) or min(kl_weight, evenness_weight) < 0:
-            raise ValueError(
-                "temperature_share and kl_share lie in [0, 1], kl_weight and evenness_weight are not negative"
-            )
-        if start_spread is not None and not start_spread > 0:
-            raise ValueError(f"start_spread={start_spread} is a standard deviation, positive, or None")
+        _require_sound(
+            temperatures=(first_temperature, last_temperature),
+            shares=(temperature_share, kl_share),
+            weights=(kl_weight, evenness_weight),
+            spread=start_spread,
+        )
         self.image_size, self.stride = image_size, stride
         self.channels, self.vocabulary = channels, vocabulary
         self.first_temperature, self.last_temperature = first_temperature, last_temperature
@@ -282,6 +277,26 @@ class DVAE(Tokenizer):
     def picture(self, pictured: Float[Tensor, "B E H W"]) -> Float[Tensor, "B C H W"]:
         """Pixels in [0, 1] from what the decoder says: the medians of its distributions."""
         return unmap_pixels(pictured[:, : self.channels].sigmoid())
+
+
+def _require_sound(
+    *,
+    temperatures: tuple[float, float],
+    shares: tuple[float, float],
+    weights: tuple[float, float],
+    spread: float | None,
+) -> None:
+    first, last = temperatures
+    if not 0 < last <= first:
+        raise ValueError(
+            f"temperatures fall from {first} to {last}: the last must be positive and not above the first"
+        )
+    if not all(0 <= share <= 1 for share in shares):
+        raise ValueError(f"temperature_share and kl_share lie in [0, 1], unlike one of {shares}")
+    if min(weights) < 0:
+        raise ValueError(f"kl_weight and evenness_weight are not negative, unlike one of {weights}")
+    if spread is not None and not spread > 0:
+        raise ValueError(f"start_spread={spread} is a standard deviation, positive, or None")
 
 
 def _cosine(step: int, length: float) -> float:

@@ -94,3 +94,19 @@ def test_what_is_no_segmenter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "segmenter.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="damaged"):
         load_segmenter(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit", "hivit"])
+def test_other_runtimes_give_the_same_scores(name: str, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    network = segmenter(name)
+    path = network.to_onnx(tmp_path / "scene.onnx")
+    session = runtime.InferenceSession(path)
+    images = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(images)
+    found = torch.from_numpy(session.run(["scores"], {"images": images.numpy()})[0])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    about = json.loads(session.get_modelmeta().custom_metadata_map["unmask"])
+    assert about["classes"] == ["sky", "sea"] and about["reading"]["short_side"] == 64

@@ -86,10 +86,8 @@ def segment(
     Raises:
         UserError: anything that a person can correct.
     """
-    folder, start = (
-        Path(out).expanduser(),
-        location(run_or_name) if is_path(run_or_name) else str(run_or_name),
-    )
+    folder = Path(out).expanduser()
+    start = location(run_or_name) if is_path(run_or_name) else str(run_or_name)
     saved = saved_task_recipe(SegmentRecipe, folder, resume=resume, overwrite=overwrite)
     chosen = with_settings(
         saved or named_recipe(recipe),

@@ -22,6 +22,7 @@ from unmask.errors import UserError
 from unmask.evaluate.segment.augment import resized, scaled_size
 from unmask.evaluate.segment.head import Norm, PlainHead, UPerNet, enlarged
 from unmask.evaluate.segment.slide import slide
+from unmask.export.onnx import Graph, write_graph
 from unmask.export.saved import tensors_of
 from unmask.necks import Backbone, Maps, rebuilt_backbone
 
@@ -124,6 +125,20 @@ class Segmenter(nn.Module):
             return np.atleast_3d(np.asarray(load_pixels(opened, self.channels)[0]))
         return opened
 
+    def to_onnx(self, path: str | Path) -> Path:
+        """Write it as an ONNX graph: `images` [B, C, h, w], normalised by `reading`, of `image_size`, to
+        `scores` [B, K, h, w]. Where onnxruntime is installed, its scores are compared with PyTorch's first.
+
+        Args:
+            path: ends in `.onnx`. What the graph needs to know lies beside it as JSON, and in the file.
+
+        Raises:
+            UserError: onnx or onnxscript is not installed.
+            RuntimeError: onnxruntime computes other scores.
+        """
+        reading = {name: asdict(self.reading)[name] for name in ("mean", "std", "bits")}
+        return write_graph(_ScoreGraph(self), self.card | reading, Path(path))
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
@@ -138,6 +153,20 @@ class Segmenter(nn.Module):
             "classes": list(self.classes),
             "reading": asdict(self.reading),
         }
+
+
+class _ScoreGraph(Graph):
+    """A segmenter's scores, on the CPU."""
+
+    outputs = ("scores",)
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        shape, reading = (segmenter.channels, *segmenter.image_size), segmenter.reading
+        super().__init__(segmenter, shape, mean=reading.mean, std=reading.std, normalise=False)
+        self.cpu()
+
+    def answers(self, images: Float[Tensor, "B C h w"]) -> tuple[Tensor, ...]:
+        return (self.network(images),)
 
 
 class Training(nn.Module):

@@ -1,0 +1,138 @@
+"""Average precision: perfect detections have 1.0, and what COCO does not count is not counted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.evaluate.detect.made import annotation, corners, write_json, write_shapes
+from unmask.evaluate.detect.coco import Annotations, read_annotations
+from unmask.evaluate.detect.found import Found, coco_results, hits
+from unmask.evaluate.detect.masks import run_lengths
+from unmask.evaluate.detect.score import average_precision
+
+
+@pytest.fixture
+def annotations(tmp_path: Path) -> Annotations:
+    return read_annotations(write_shapes(tmp_path / "a", "a.json", masks="runs", count=3), tmp_path / "a")
+
+
+def perfect(annotations: Annotations, score: float = 0.9) -> dict[int | str, Found]:
+    found = {}
+    for photo in annotations.photos:
+        single = [one for one in photo.instances if not one.crowd]
+        runs = tuple(run_lengths(one.outline.bitmap()) for one in single if one.outline is not None)
+        found[photo.id] = Found(
+            np.array([one.box for one in single]).reshape(-1, 4),
+            np.array([one.category for one in single], dtype=np.int64),
+            np.full(len(single), score),
+            runs if len(runs) == len(single) else None,
+        )
+    return found
+
+
+def test_perfect_predictions_have_an_ap_of_one(annotations: Annotations) -> None:
+    figures = average_precision(perfect(annotations), annotations, masks=True, each_class=True)
+    for name in ("AP", "AP50", "AP75", "AP_small", "AR", "mask_AP", "mask_AP50", "mask_AP75"):
+        assert figures[name] == pytest.approx(1.0)
+    assert "AP_large" not in figures  # there is nothing large
+    assert figures["classes"] == [
+        {"class": name, "objects": 3, "AP": 1.0, "mask_AP": 1.0, "found": 3, "missed": 0, "false_alarms": 0}
+        for name in ("disc", "square")
+    ]
+
+
+def test_boxes_a_little_off_pass_only_the_lower_thresholds(annotations: Annotations) -> None:
+    """Every box is wider by half: an overlap of 2 / 3 passes .5, .55, .6 and .65 of ten thresholds."""
+    found = perfect(annotations)
+    for own in found.values():
+        own.boxes[:, 2] += 0.5 * (own.boxes[:, 2] - own.boxes[:, 0])
+    figures = average_precision(found, annotations, masks=False)
+    assert figures["AP50"] == pytest.approx(1.0)
+    assert figures["AP75"] == 0
+    assert figures["AP"] == pytest.approx(0.4)
+
+
+def test_wrong_classes_and_nothing_at_all_have_zero(annotations: Annotations) -> None:
+    found = perfect(annotations)
+    swapped = {key: Found(own.boxes, 1 - own.categories, own.scores) for key, own in found.items()}
+    assert average_precision(swapped, annotations, masks=False)["AP50"] < 0.2
+    figures = average_precision({}, annotations, masks=True, each_class=True)
+    assert figures["AP"] == figures["mask_AP"] == 0
+    assert [line["missed"] for line in figures["classes"]] == [3, 3]
+
+
+def one_picture(
+    tmp_path: Path, *boxes: tuple[int, int, int, int], crowd: tuple[int, ...] = ()
+) -> Annotations:
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    entries = [
+        annotation(
+            number,
+            1,
+            10,
+            box,
+            segmentation=[corners(*box)] if number not in crowd else run_lengths(filled(box)),
+            iscrowd=int(number in crowd),
+        )
+        for number, box in enumerate(boxes)
+    ]
+    return read_annotations(
+        write_json(tmp_path / "a.json", [{"id": 1, "file_name": "a.png"}], entries), tmp_path
+    )
+
+
+def filled(box: tuple[int, int, int, int]) -> np.ndarray:
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[box[1] : box[1] + box[3], box[0] : box[0] + box[2]] = True
+    return mask
+
+
+def as_found(*boxes: tuple[float, float, float, float], scores: tuple[float, ...] = ()) -> Found:
+    return Found(
+        np.array(boxes, dtype=float).reshape(-1, 4),
+        np.zeros(len(boxes), dtype=np.int64),
+        np.array(scores or [0.9] * len(boxes)),
+    )
+
+
+def test_what_is_found_in_a_crowd_is_no_false_alarm(tmp_path: Path) -> None:
+    annotations = one_picture(tmp_path, (0, 0, 10, 10), (20, 0, 40, 40), crowd=(1,))
+    found = as_found((0, 0, 10, 10), (25, 5, 35, 15), scores=(0.8, 0.9))
+    figures = average_precision({1: found}, annotations, masks=False, each_class=True)
+    assert figures["AP"] == pytest.approx(1.0)
+    (line,) = [line for line in figures["classes"] if line["objects"]]
+    assert (line["objects"], line["found"], line["missed"], line["false_alarms"]) == (1, 1, 0, 0)
+    owner, excused = hits(found, annotations.photos[0])
+    assert (owner.tolist(), excused.tolist()) == ([0, -1], [False, True])
+
+
+def test_an_object_is_found_once_and_by_the_surest(tmp_path: Path) -> None:
+    annotations = one_picture(tmp_path, (0, 0, 20, 20), (30, 0, 20, 20))
+    found = as_found((1, 0, 21, 20), (0, 0, 20, 20), (40, 20, 50, 40), scores=(0.9, 0.6, 0.7))
+    owner, excused = hits(found, annotations.photos[0])
+    assert owner.tolist() == [0, -1, -1]
+    assert not excused.any()
+    (disc, _) = average_precision({1: found}, annotations, masks=False, each_class=True)["classes"]
+    assert (disc["found"], disc["missed"], disc["false_alarms"]) == (1, 1, 2)
+
+
+def test_predictions_in_cocos_format_score_the_same_there(annotations: Annotations) -> None:
+    """The file that others read: left, top, width, height; ids of the file; masks as run lengths."""
+    found = perfect(annotations)
+    results = coco_results(found, annotations)
+    first = annotations.photos[0].instances[0]
+    assert results[0]["image_id"] == 1
+    assert results[0]["category_id"] == 10
+    left, top, right, bottom = first.box
+    assert results[0]["bbox"] == [left, top, right - left, bottom - top]
+    assert results[0]["segmentation"] == run_lengths(first.outline.bitmap())
+    assert len(results) == annotations.instances
+
+
+def test_the_surest() -> None:
+    found = as_found((0, 0, 1, 1), (0, 0, 2, 2), scores=(0.3, 0.8)).surest(0.5)
+    assert found.boxes.tolist() == [[0, 0, 2, 2]]
+    with pytest.raises(ValueError, match="boxes alone"):
+        found.masks()
