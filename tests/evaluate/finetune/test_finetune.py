@@ -22,13 +22,14 @@ from tests.engine.tiny import events, lines, same, training, weights
 from tests.evaluate.pictures import write_pictures
 from tests.tiny import tiny_encoder
 from unmask import cli
+from unmask.encoders.itpn import Pyramid
 from unmask.engine.run import Run
 from unmask.errors import UserError
 from unmask.evaluate.finetune import finetune
 from unmask.evaluate.finetune.augment import Mixing
 from unmask.evaluate.subject import find_subject
 from unmask.export import export, save_encoder
-from unmask.load import load_encoder
+from unmask.load import load_encoder, load_pyramid
 from unmask.runs import read_json
 
 STATISTICS = {"mean": [0.5] * 3, "std": [0.25] * 3}
@@ -245,6 +246,17 @@ def test_other_architectures(name: str, data: Path, tmp_path: Path) -> None:
     tune(run, data, tmp_path / "out", steps=2)
     log = [line for line in lines(tmp_path / "out") if "loss" in line and "event" not in line]
     assert len(log) == 2 and (tmp_path / "out" / "encoder.safetensors").is_file()
+
+
+def test_a_pyramid_of_pre_training_stays_beside_its_backbone(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pyramid = Pyramid(48, width=16, depth=1)
+    run = saved(tmp_path / "start", "hivit", pyramid=pyramid)
+    tune(run, data, tmp_path / "out", steps=1)
+    kept = load_pyramid(tmp_path / "out")
+    assert kept is not None and same(kept.state_dict(), pyramid.state_dict())
+    tune(run, data, tmp_path / "random", steps=1, random=True)
+    assert load_pyramid(tmp_path / "random") is None
 
 
 def test_pictures_of_more_channels_and_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
