@@ -284,13 +284,17 @@ def recipe_tables(recipe: Line) -> list[dict[str, Any]]:
 
 
 def _schedule(schedule: Line) -> Line:
-    """The schedule with its one length: of a run counted in steps, epochs only say what its parts are shares
-    of."""
+    """The schedule with its one length and one warm-up: of a run counted in steps, epochs only say what its
+    parts are shares of."""
+    counted = schedule.get("warmup_steps")  # recipes of older runs know only epochs
     if schedule["steps"] is None:
-        return {key: value for key, value in schedule.items() if key != "steps"}
+        other = "warmup_steps" if counted is None else "warmup_epochs"
+        return {key: value for key, value in schedule.items() if key not in ("steps", other)}
     share = schedule["warmup_epochs"] / (schedule["epochs"] or REFERENCE_EPOCHS)
-    shown = {key: value for key, value in schedule.items() if key not in ("epochs", "warmup_epochs")}
-    return {**shown, "warm-up": f"{min(share, LONGEST_WARMUP):.3g} of the steps"}
+    hidden = ("epochs", "warmup_epochs", "warmup_steps")
+    shown = {key: value for key, value in schedule.items() if key not in hidden}
+    words = f"{min(share, LONGEST_WARMUP):.3g} of the steps" if counted is None else f"{counted} steps"
+    return {**shown, "warm-up": words}
 
 
 def flat(values: Line, prefix: str = "") -> Iterable[tuple[str, str]]:
