@@ -3,23 +3,20 @@
 A Unified View of Masked Image Modeling. Zhiliang Peng, Li Dong, Hangbo Bao, Qixiang Ye, Furu Wei. TMLR 2023,
 arXiv 2210.10615.
 
-Masked image modelling is: a teacher T says what every patch of the whole image is, a normalisation N makes it
-comparable, a student S with a head H says it of a corrupted image, a loss L compares them where something was
-hidden. BEiT, MAE, SimMIM and others are choices of these five. The paper's own: CLIP's features, a layer norm
-without weights, a ViT that gets a mask token for 40 % of the patches, one linear layer, smooth L1.
+A teacher T says what every patch of the whole image is, a normalisation N makes it comparable, a student S
+with a head H says it of a corrupted image, a loss L compares them where something was hidden: BEiT, MAE and
+SimMIM are choices of these five. The paper's own: CLIP's features, a layer norm without weights, a ViT that
+gets a mask token for 40 % of the patches, one linear layer, smooth L1.
 
 Loss, over the set M of hidden patches of the batch::
 
     L = 1 / |M|  sum_{i in M}  l( H(S(masked x))_i,  N(T(x)_i) )
 
-Differences from the official code: there is none. Where the paper is not known to us the choices are those of
-public re-implementations, and ours (marked *):
-
-* which features of CLIP: what the last block hands on, without the final norm (`teacher=NAME@resid`);
-* smooth L1 with beta 1, the mean over hidden patches and channels, and no class token;
-* the teacher's images are normalised as it was trained (*), whatever the student's;
-* students of several scales (Swin): whole features are hidden, and the target lies on their grid (*);
-* the share to hide is exact, 78 of 196 patches.
+There is no official code. Where the paper is not known to us the choices are those of public
+re-implementations, and ours (marked *): CLIP's features are what the last block hands on, without the final
+norm (`teacher=NAME@resid`); smooth L1 with beta 1, the mean over hidden patches and channels, no class token;
+the teacher's images are normalised as it was trained (*); of students of several scales (Swin) whole features
+are hidden, and the target lies on their grid (*); the share to hide is exact, 78 of 196 patches.
 """
 
 from collections.abc import Mapping
@@ -53,8 +50,7 @@ HEAD_WIDTH = 32  # channels of an attention head of the decoder, as in MAE's: 51
 class MaskDistill(Method):
     """Peng et al. 2023.
 
-    The target is what `teacher` says; or the codes of `tokenizer`, scored by the cross-entropy; or, with
-    neither, pixels.
+    The target is what `teacher` says, the codes of `tokenizer` (by cross-entropy), or, of neither, pixels.
 
     Args:
         encoder: any; with head "vit" one that can leave patches out.
@@ -120,23 +116,21 @@ class MaskDistill(Method):
                 f"hidden as a whole: method.mask_size must be a multiple of {encoder.stride}, and "
                 "method.mask random or block"
             )
-        self.teacher = None if teacher is None else require_grid(teacher, encoder, by="MaskDistill")
-        self.codes, self.views = None, {"images": View()}
+        self.teacher, self.codes, self.views = None, None, {"images": View()}
         if teacher is not None:
+            self.teacher = require_grid(teacher, encoder, by="MaskDistill")
             self.views["teacher_images"] = teacher.view(encoder)
         if tokenizer is not None:
             self.codes = Codes.per_patch(tokenizer, encoder, by="MaskDistill", mean=mean, std=std)
             self.views = self.codes.views
         self.pixels = PatchPixels(encoder.stride, encoder.feature_grid, encoder.channels, normalised=False)
         self.target_norm, self.loss, self.beta, self.scope = target_norm, loss, beta, scope
-        self.token = None if head == "vit" else mask_token(encoder)
-        self.decoder = None
+        self.token, self.decoder = None if head == "vit" else mask_token(encoder), None
         if head == "vit":
             dropping = require_dropping(encoder, by="MaskDistill with method.head=vit")
             heads = max(1, decoder_dim // HEAD_WIDTH)
             self.decoder = ViTDecoder.of(dropping, dim=decoder_dim, depth=decoder_depth, heads=heads)
-        outputs = self.pixels.outputs if teacher is None else teacher.dim
-        outputs = outputs if self.codes is None else self.codes.outputs
+        outputs = teacher.dim if teacher is not None else (self.codes or self.pixels).outputs
         self.head = nn.Linear(encoder.dim if self.decoder is None else decoder_dim, outputs)
         trunc_normal_(self.head.weight, std=0.02)
         zeros_(self.head.bias)
@@ -163,8 +157,7 @@ class MaskDistill(Method):
         return self.compare(prediction.float(), target, mask)
 
     def encode(self, images: Float[Tensor, "B C H W"], mask: Mask, *, hidden_only: bool) -> Features:
-        """All features of a corrupted image, of which only hidden ones may be asked for; or, if a decoder
-        follows, those of visible patches."""
+        """All features of a corrupted image, or the hidden ones; visible patches, if a decoder follows."""
         if self.token is None:
             return self.encoder.visible(images, mask)
         if hidden_only:
@@ -208,8 +201,7 @@ class MaskDistill(Method):
     ) -> dict[str, Tensor]:
         """The mean over all features that are scored."""
         places = mask.coarser(self.side)
-        if self.hidden_only:
-            target = places.masked(target)
+        target = places.masked(target) if self.hidden_only else target
         if self.codes is not None:
             return score_codes(prediction, target)
         error = distance(prediction, target, self.loss, beta=self.beta)
@@ -250,8 +242,7 @@ class MaskDistill(Method):
         if len(self.views) > 1:
             return None
         guess, target = self.target(picture, None, None), self.target(images, None, None)
-        if self.hidden_only:
-            guess = mask.coarser(self.side).masked(guess)
+        guess = mask.coarser(self.side).masked(guess) if self.hidden_only else guess
         return self.compare(guess, target, mask)["loss"]
 
     @property

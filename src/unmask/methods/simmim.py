@@ -17,15 +17,14 @@ of the hidden ones.
 
 Differences from the official code:
 
-* the mean divides by |M|, the official one by |M| + 1e-5;
-* rectangular images and any number of channels;
+* the mean divides by |M|, the official one by |M| + 1e-5; rectangular images, any number of channels;
 * `local_window` normalises targets as in the follow-up ("On Data Scaling in Masked Image Modeling", arXiv
   2206.04664; 47 there), with the variance in float64: in float32 the official formula turns a constant image
   into noise;
 * codes of a tokenizer: one or several for every feature (of a Swin 2 x 2 of 16 pixels each), which the paper
   does not describe; of codes that are hidden in part the error counts by that part;
-* the code was released for random masks, the linear head, pixels at full resolution and L1 on hidden pixels;
-  all else follows the paper's text, which leaves some of it open: see the docstrings of the parts.
+* only random masks, the linear head, full resolution and L1 on hidden pixels were released; all else follows
+  the paper's text, which leaves some of it open: see the docstrings of the parts.
 """
 
 from collections.abc import Mapping
@@ -50,9 +49,7 @@ from unmask.tokenizers.base import Tokenizer
 from unmask.tokenizers.codes import Codes
 
 MOST_CLASSES = 2**15  # scored for one feature: with 1024 channels, a matrix of 34 million
-
-# Options that mean something only beside a choice.
-NEEDS = {
+NEEDS = {  # options that mean something only beside a choice
     "mask_ratio": "mask=random or mask=block (of a square, mask_size decides the share)",
     "min_block": "mask=block",
     "local_window": "target=pixels",
@@ -76,12 +73,10 @@ class SimMIM(Method):
             or of the units that rectangles consist of, table 1.
         min_block: units in the smallest rectangle of "block"; None is BEiT's share of the grid, 16 of 196.
         head: one matrix, two with a GELU between, or a decoder built as a reversed Swin, table 2.
-        target: what the colour of a hidden pixel is predicted as: numbers; a class for each channel; or a
-            class for all channels together, the nearest of `colours`; or, instead of colours, a tokenizer's
-            codes.
+        target: what a hidden pixel is predicted as: numbers; a class for each channel; a class for all of
+            them, the nearest of `colours`; or, instead of colours, a tokenizer's codes.
         target_size: height and width in pixels that images are averaged down to, table 3; None is their own.
-        local_window: normalise target pixels by the window of so many pixels around each; None predicts plain
-            pixels.
+        local_window: normalise target pixels by the window of so many pixels around each; None does not.
         bins: classes of a channel, of equal width (the paper tries 8 and 256).
         colours: table of colours, a file that `unmask colours` wrote (or .npy, .safetensors: `read_colours`).
         tokenizer: tells the codes.
