@@ -34,10 +34,12 @@ def test_likelihood_is_a_density() -> None:
 def test_divergence_spans_nothing_to_log_k() -> None:
     tokenizer = tiny_tokenizer("dvae")
     even, certain = torch.zeros(1, 24, 2, 2), torch.zeros(1, 24, 2, 2)
-    torch.testing.assert_close(tokenizer.divergence(even), torch.tensor(0.0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        tokenizer.divergence(even.log_softmax(1)), torch.tensor(0.0), rtol=0, atol=1e-6
+    )
     certain[:, 3] = 200  # the others' probabilities are 0 in float32
     certain.requires_grad_()
-    divergence = tokenizer.divergence(certain)
+    divergence = tokenizer.divergence(certain.log_softmax(1))
     torch.testing.assert_close(divergence, torch.tensor(math.log(24)))
     divergence.backward()
     assert certain.grad is not None and certain.grad.isfinite().all()
@@ -47,12 +49,16 @@ def test_unevenness_looks_at_all_places_together() -> None:
     tokenizer = tiny_tokenizer("dvae")
     assert isinstance(tokenizer, DVAE)
     certain = 200 * F.one_hot(torch.arange(24), 24).float().T.reshape(1, 24, 4, 6)
-    torch.testing.assert_close(tokenizer.unevenness(certain), torch.tensor(0.0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        tokenizer.unevenness(certain.log_softmax(1)), torch.tensor(0.0), rtol=0, atol=1e-6
+    )
     same = certain[:, :, :1, :1].expand(1, 24, 4, 6)
-    torch.testing.assert_close(tokenizer.unevenness(same), torch.tensor(math.log(24)))
+    torch.testing.assert_close(tokenizer.unevenness(same.log_softmax(1)), torch.tensor(math.log(24)))
     logits = torch.randn(2, 24, 3, 3)
     share = logits.softmax(1).mean((0, 2, 3))
-    torch.testing.assert_close(tokenizer.unevenness(logits), (share * (24 * share).log()).sum())
+    torch.testing.assert_close(
+        tokenizer.unevenness(logits.log_softmax(1)), (share * (24 * share).log()).sum()
+    )
 
 
 def test_logits_of_every_class_begin_alike() -> None:

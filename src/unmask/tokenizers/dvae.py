@@ -195,18 +195,22 @@ class DVAE(Tokenizer):
         soft = ((logits + noise) / self.temperature).softmax(1)
         pictured = self.decoder(self.embedding(soft)).float()
         likelihood = self.log_likelihood(pictured, mapped).mean()
-        divergence, unevenness = self.divergence(logits), self.unevenness(logits)
-        penalty = self.kl_factor * self.kl_weight * divergence + self.evenness_weight * unevenness
+        log_q = logits.log_softmax(1)
+        figures = {"divergence": self.divergence(log_q)}
+        penalty = self.kl_factor * self.kl_weight * figures["divergence"]
+        if self.evenness_weight:
+            figures["unevenness"] = self.unevenness(log_q)
+            penalty = penalty + self.evenness_weight * figures["unevenness"]
         with torch.no_grad():
-            self.moments.copy_(torch.stack([logits.mean((0, 2, 3)), logits.square().mean((0, 2, 3))]))
+            if self.start_spread is not None:
+                self.moments.copy_(torch.stack([logits.mean((0, 2, 3)), logits.square().mean((0, 2, 3))]))
             codes = logits.argmax(1).flatten()
             self.use.observe(codes)
             pixels = F.mse_loss(self.picture(pictured), images.float())
         return {
             "loss": penalty / (self.stride**2 * self.channels) - likelihood,
             "likelihood": likelihood,
-            "divergence": divergence,
-            "unevenness": unevenness,
+            **figures,
             "pixels": pixels,
             "temperature": self.temperature.clone(),
             **self.use.figures(codes),
@@ -229,17 +233,20 @@ class DVAE(Tokenizer):
         distance = (torch.logit(mapped) - mean).abs() / scale
         return -distance - (2 * scale * mapped * (1 - mapped)).log()
 
-    def divergence(self, logits: Float[Tensor, "B K h w"]) -> Float[Tensor, ""]:
-        """KL(q || even) = log K - entropy of q, the mean over places."""
-        # From log q, and not from q: its logarithm has no gradient where a class is so unlikely that q is 0.
-        log_q = logits.log_softmax(1)
+    def divergence(self, log_q: Float[Tensor, "B K h w"]) -> Float[Tensor, ""]:
+        """KL(q || even) = log K - entropy of q, the mean over places.
+
+        Args:
+            log_q: from the logits, and not log of q, which has no gradient where a class is so unlikely that
+                q is 0.
+        """
         return math.log(self.vocabulary) + (log_q.exp() * log_q).sum(1).mean()
 
-    def unevenness(self, logits: Float[Tensor, "B K h w"]) -> Float[Tensor, ""]:
+    def unevenness(self, log_q: Float[Tensor, "B K h w"]) -> Float[Tensor, ""]:
         """KL(share || even), of the share that every class has of all places of a batch: mean of q."""
-        own = rearrange(logits.log_softmax(1), "b k h w -> k (b h w)").logsumexp(1)
+        own = rearrange(log_q, "b k h w -> k (b h w)").logsumexp(1)
         every = gathered(own[None]).logsumexp(0)
-        log_share = every - math.log(processes() * logits[:, 0].numel())
+        log_share = every - math.log(processes() * log_q[:, 0].numel())
         return math.log(self.vocabulary) + (log_share.exp() * log_share).sum()
 
     def after_step(self, step: int, total: int) -> None:
