@@ -67,8 +67,7 @@ class MaskDistill(Method):
         scope: score hidden features, or all.
         decoder_dim: width of the head "vit", a multiple of 32; a head of attention has 32 channels.
         decoder_depth: blocks of the head "vit".
-        mean: of pixels in [0, 1], a channel, that images are normalised with; None is ImageNet's.
-        std: likewise.
+        mean, std: of pixels in [0, 1], a channel, that images are normalised with; None is ImageNet's.
     """
 
     card = Card(
@@ -125,7 +124,8 @@ class MaskDistill(Method):
             self.views = self.codes.views
         self.pixels = PatchPixels(encoder.stride, encoder.feature_grid, encoder.channels, normalised=False)
         self.target_norm, self.loss, self.beta, self.scope = target_norm, loss, beta, scope
-        self.token, self.decoder = None if head == "vit" else mask_token(encoder), None
+        self.token = None if head == "vit" else mask_token(encoder)
+        self.decoder = None
         if head == "vit":
             dropping = require_dropping(encoder, by="MaskDistill with method.head=vit")
             heads = max(1, decoder_dim // HEAD_WIDTH)
