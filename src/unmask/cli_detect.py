@@ -17,6 +17,7 @@ from unmask.options import (
     LearningRate,
     Overwrite,
     Precision,
+    RandomStart,
     Resume,
     RunFolder,
     Seed,
@@ -45,14 +46,6 @@ Masks = Annotated[bool | None, learned(help="Learn masks too; if not given, wher
 Cascade = Annotated[
     bool,
     typer.Option("--cascade", rich_help_panel=LEARNED, help="Three stages of boxes (Cascade R-CNN)."),
-]
-RandomStart = Annotated[
-    bool,
-    typer.Option(
-        "--random",
-        rich_help_panel=LEARNED,
-        help="Start from the random weights that the run itself started from: the baseline.",
-    ),
 ]
 
 

@@ -7,7 +7,6 @@ import typer
 
 from unmask.engine.launch import speaks
 from unmask.options import (
-    LEARNED,
     BatchSize,
     Compile,
     Device,
@@ -15,6 +14,7 @@ from unmask.options import (
     LearningRate,
     Overwrite,
     Precision,
+    RandomStart,
     Resume,
     RunFolder,
     Seed,
@@ -43,14 +43,6 @@ Fraction = Annotated[
     float | None,
     learned(metavar="X", min=0.0, max=1.0, help="Train on this share of every class, 0.1 for a tenth."),
 ]
-Random = Annotated[
-    bool,
-    typer.Option(
-        "--random",
-        rich_help_panel=LEARNED,
-        help="Start from random weights: the baseline under the same budget.",
-    ),
-]
 
 
 def evaluate_finetune(
@@ -65,7 +57,7 @@ def evaluate_finetune(
     lr: LearningRate = None,
     image_size: Size = None,
     fraction: Fraction = None,
-    random: Random = False,
+    random: RandomStart = False,
     seed: Seed = None,
     device: Device = "auto",
     precision: Precision = "auto",

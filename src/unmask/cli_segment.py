@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from unmask.engine.launch import speaks
 from unmask.options import (
     BatchSize,
     Checkpointing,
@@ -14,6 +15,7 @@ from unmask.options import (
     LearningRate,
     Overwrite,
     Precision,
+    RandomStart,
     Resume,
     RunFolder,
     Seed,
@@ -52,9 +54,7 @@ def segment(
     recipe: Annotated[
         str, learned(metavar="NAME", help="default, or a published one, such as mae_vit_base_ade20k.")
     ] = "default",
-    random: Annotated[
-        bool, typer.Option("--random", help="Start from the weights that the run started from: the baseline.")
-    ] = False,
+    random: RandomStart = False,
     image_size: Size = None,
     epochs: Epochs = None,
     steps: Steps = None,
@@ -101,4 +101,5 @@ def segment(
     leave()
     if run.interrupted is not None:
         raise typer.Exit(run.interrupted)
-    typer.echo(run.folder / METRICS)
+    if speaks():
+        typer.echo(run.folder / METRICS)

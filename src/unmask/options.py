@@ -169,3 +169,11 @@ Baselines = Annotated[
 ]
 ImagesAtATime = Annotated[int, machine(min=1, help="Images through the encoder at a time.")]
 RandomSeed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+RandomStart = Annotated[
+    bool,
+    typer.Option(
+        "--random",
+        rich_help_panel=LEARNED,
+        help="Start from the random weights that the run itself started from: the baseline.",
+    ),
+]
