@@ -3,7 +3,8 @@
 from unmask.evaluate.detect.coco import Annotations, Instance, Photo, read_annotations
 from unmask.evaluate.detect.detector import Detector, Heads
 from unmask.evaluate.detect.found import Found
-from unmask.evaluate.detect.recipes import RECIPES, DetectRecipe
+from unmask.evaluate.detect.recipe import DetectRecipe
+from unmask.evaluate.detect.recipes import RECIPES
 from unmask.evaluate.detect.saved import TrainedDetector, load_detector
 from unmask.evaluate.detect.score import average_precision
 from unmask.evaluate.detect.training import detect

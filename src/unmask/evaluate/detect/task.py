@@ -25,7 +25,7 @@ from unmask.evaluate.detect.detector import Detector, total
 from unmask.evaluate.detect.found import Found, coco_results, look
 from unmask.evaluate.detect.geometry import drawn
 from unmask.evaluate.detect.pictures import sheet
-from unmask.evaluate.detect.recipes import DetectRecipe
+from unmask.evaluate.detect.recipe import DetectRecipe
 from unmask.evaluate.detect.samples import Sample, batched, place, read_picture
 from unmask.evaluate.detect.saved import CARD, WEIGHTS, Card, save_detector
 from unmask.evaluate.detect.score import average_precision

@@ -22,7 +22,8 @@ from unmask.evaluate.backbone import begun, find_parts
 from unmask.evaluate.detect.coco import read_annotations
 from unmask.evaluate.detect.detector import Detector
 from unmask.evaluate.detect.masks import coco_masks
-from unmask.evaluate.detect.recipes import DetectRecipe, find_recipe
+from unmask.evaluate.detect.recipe import DetectRecipe
+from unmask.evaluate.detect.recipes import find_recipe
 from unmask.evaluate.detect.saved import Card
 from unmask.evaluate.detect.task import DetectionTask, Sets
 from unmask.evaluate.subject import Subject
