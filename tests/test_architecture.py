@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 # Lowest first; a module may import its own layer and those before it. What is missing here is an application.
 LAYERS = (
     ("errors", "processes", "reading", "masking", "patches", "data", "demo_data"),
-    ("encoders", "load", "necks", "decoders", "prompting", "regressor", "heads", "targets"),
+    ("encoders", "load", "neck_parts", "necks", "decoders", "prompting", "regressor", "heads", "targets"),
     ("learner", "methods", "tokenizers"),
     ("recipes",),
 )

@@ -9,7 +9,8 @@ from torch import nn
 from tests.tiny import ENCODERS, tiny_encoder
 from unmask.encoders import create_encoder
 from unmask.encoders.itpn import Pyramid
-from unmask.necks import Backbone, NeckName, coarser, create_backbone, rebuilt_backbone
+from unmask.neck_parts import coarser
+from unmask.necks import Backbone, NeckName, create_backbone, rebuilt_backbone
 
 SIZE = (64, 96)
 UNITS = ("hivit", "hivit_bias", "fast_itpn")

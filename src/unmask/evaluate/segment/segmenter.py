@@ -24,7 +24,8 @@ from unmask.evaluate.segment.head import Norm, PlainHead, UPerNet, enlarged
 from unmask.evaluate.segment.slide import slide
 from unmask.export.onnx import Graph, write_graph
 from unmask.export.saved import tensors_of
-from unmask.necks import Backbone, Maps, rebuilt_backbone
+from unmask.neck_parts import Maps
+from unmask.necks import Backbone, rebuilt_backbone
 
 FORMAT = 1
 WEIGHTS, CARD = "segmenter.safetensors", "segmenter.json"
