@@ -14,38 +14,35 @@ from unmask.load import is_path, load_pyramid, with_drop_path
 from unmask.necks import Backbone, NeckName, create_backbone
 
 
-def find_backbone(
-    run_or_name: str,
+def backbone_of(
+    subject: Subject,
+    pyramid: Pyramid | None,
     *,
-    image_size: ImageSize | None,
     neck: NeckName = "auto",
     width: int | None = None,
     drop_path_rate: float = 0.0,
     random: bool = False,
     seed: int = 0,
-) -> tuple[Subject, Backbone]:
-    """The subject and its backbone, whose parts that no run has trained are drawn at random.
+) -> Backbone:
+    """What `find_parts` found as a backbone, whose parts that no run has trained are drawn at random.
 
     Args:
-        run_or_name: as of `find_subject`.
-        image_size: height and width in pixels; None is what the encoder was trained with.
         neck: see `unmask.necks`.
         width: of all maps, likewise.
         random: the same architecture with the weights that the run started from; a pyramid too.
         seed: of all weights that are drawn.
 
     Raises:
-        UserError: nothing there, pixels, or a neck that does not go with the encoder.
+        UserError: a neck that does not go with the encoder.
     """
-    subject, pyramid = find_parts(run_or_name, image_size=image_size, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         subject, pyramid = begun(subject, pyramid, drop_path_rate=drop_path_rate, random=random, seed=seed)
         assert subject.encoder is not None
         try:
-            return subject, create_backbone(subject.encoder, neck=neck, pyramid=pyramid, width=width)
+            return create_backbone(subject.encoder, neck=neck, pyramid=pyramid, width=width)
         except ValueError as error:
-            raise UserError(f"{run_or_name}: {error}") from error
+            raise UserError(f"{subject.name}: {error}") from error
 
 
 def find_parts(

@@ -18,12 +18,14 @@ from unmask.encoders.itpn import Pyramid
 from unmask.engine import labelled as loop
 from unmask.engine.task import Process
 from unmask.errors import UserError
+from unmask.evaluate.backbone import find_parts
 from unmask.evaluate.segment import RECIPES, load_segmenter, segment
 from unmask.evaluate.segment import run as command
 from unmask.evaluate.segment.layouts import find_mask_files
-from unmask.evaluate.segment.recipes import default
+from unmask.evaluate.segment.recipes import SegmentRecipe, default
 from unmask.evaluate.segment.run import build_network, named_recipe
 from unmask.evaluate.segment.score import confusion
+from unmask.evaluate.segment.segmenter import Training
 from unmask.evaluate.segment.task import SegmentTask
 from unmask.export import save_encoder
 from unmask.load import load_pyramid
@@ -95,28 +97,33 @@ def test_every_family_goes_through_the_same_command(
     assert load_segmenter(tmp_path).backbone.neck_name == neck
 
 
+def built(start: str, recipe: SegmentRecipe, classes: tuple[str, ...]) -> Training:
+    parts = find_parts(start, image_size=recipe.data.image_size, seed=recipe.seed)
+    return build_network(*parts, recipe, classes)
+
+
 def test_the_pyramid_of_the_run_is_what_training_starts_from(encoders: Path) -> None:
     recipe = with_settings(default(), overrides={**SMALL, "network.neck": "pretrained"})
     start = str(encoders / "hivit")
-    _, network = build_network(start, recipe, ("a", "b"))
+    network = built(start, recipe, ("a", "b"))
     trained = load_pyramid(start)
     assert trained is not None
     own = network.segmenter.backbone.neck.state_dict()
     for name, tensor in trained.state_dict().items():
         assert torch.equal(own[f"pyramid.{name}"], tensor)
     random = with_settings(recipe, overrides={"network.random": True})
-    _, other = build_network(start, random, ("a", "b"))
+    other = built(start, random, ("a", "b"))
     drawn = other.segmenter.backbone.state_dict()
     before = network.segmenter.backbone.state_dict()
     matrices = [name for name, tensor in before.items() if tensor.ndim > 1 and "pos_embed" not in name]
     assert all(not torch.equal(drawn[name], before[name]) for name in matrices)
     ablated = with_settings(recipe, overrides={"network.neck": "native"})
-    assert not list(build_network(start, ablated, ("a", "b"))[1].segmenter.backbone.neck.parameters())
+    assert not list(built(start, ablated, ("a", "b")).segmenter.backbone.neck.parameters())
 
 
 def test_layers_learn_at_the_rates_of_their_depth(encoders: Path, scenes: Path) -> None:
     recipe = with_settings(default(), overrides=SMALL)
-    _, network = build_network(str(encoders / "vit"), recipe, ("a", "b", "c"))
+    network = built(str(encoders / "vit"), recipe, ("a", "b", "c"))
     task = SegmentTask(network, *find_mask_files(scenes), recipe)
     depths = {name: task.depth_of(name) for name, _ in network.named_parameters()}
     prefix = "segmenter.backbone.encoder.model."
@@ -129,7 +136,7 @@ def test_layers_learn_at_the_rates_of_their_depth(encoders: Path, scenes: Path) 
 
 def test_validation_is_of_the_data_set_however_many_processes_share_it(encoders: Path, scenes: Path) -> None:
     recipe = with_settings(default(), overrides=SMALL)
-    _, network = build_network(str(encoders / "vit"), recipe, ("a", "b", "c"))
+    network = built(str(encoders / "vit"), recipe, ("a", "b", "c"))
     task = SegmentTask(network.eval(), *find_mask_files(scenes), recipe)
     whole = task.validate(network, Process(device=torch.device("cpu")))
 

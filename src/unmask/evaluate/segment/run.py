@@ -11,22 +11,22 @@ from torch import nn
 
 from unmask.data.views import imagenet_statistics
 from unmask.encoders.base import ImageSize
-from unmask.encoders.revcolv2_encoder import RevColViTEncoder
+from unmask.encoders.itpn import Pyramid
 from unmask.engine.labelled import saved_task_recipe, train_task
 from unmask.engine.launch import speaks
 from unmask.engine.machine import Machine, choose_device
 from unmask.engine.run import Run
 from unmask.errors import UserError
-from unmask.evaluate.backbone import find_backbone
+from unmask.evaluate.backbone import backbone_of, find_parts
 from unmask.evaluate.segment.layouts import find_mask_files
 from unmask.evaluate.segment.polygons import find_polygons
 from unmask.evaluate.segment.recipes import RECIPES, SegmentRecipe
 from unmask.evaluate.segment.scenes import Scenes, survey
 from unmask.evaluate.segment.segmenter import Reading, Segmenter, Training
 from unmask.evaluate.segment.task import SegmentTask
-from unmask.evaluate.subject import Subject, find_subject
-from unmask.load import is_path, load_pyramid
-from unmask.necks import Backbone, NeckName
+from unmask.evaluate.subject import Subject
+from unmask.load import is_path
+from unmask.necks import Backbone, natural_neck
 from unmask.recipes.tasks import with_settings
 from unmask.runs import location
 
@@ -99,9 +99,10 @@ def segment(
         seed=seed,
         overrides={**({"network.random": True} if random else {}), **(overrides or {})},
     )
-    chosen = _fitted(chosen.model_copy(update={"start": start}))
+    subject, pyramid = find_parts(start, image_size=chosen.data.image_size, seed=chosen.seed)
+    chosen = _fitted(chosen.model_copy(update={"start": start}), subject, pyramid)
     training, validation = _find(chosen, data, annotations, val_data, val_annotations)
-    subject, network = build_network(start, chosen, training.classes, device=choose_device(device))
+    network = build_network(subject, pyramid, chosen, training.classes, device=choose_device(device))
     network.segmenter.backbone.encoder.checkpointing = checkpointing
     with Console(stderr=True, quiet=not (progress and speaks())).status("looking at all masks"):
         survey(training, part="training", channels=subject.channels, bits=subject.bits)
@@ -133,13 +134,18 @@ def named_recipe(name: str) -> SegmentRecipe:
 
 
 def build_network(
-    start: str, recipe: SegmentRecipe, classes: tuple[str, ...], *, device: str = "cpu"
-) -> tuple[Subject, Training]:
-    """The encoder that is named, and the network on it with the weights that a run starts from."""
+    subject: Subject,
+    pyramid: Pyramid | None,
+    recipe: SegmentRecipe,
+    classes: tuple[str, ...],
+    *,
+    device: str = "cpu",
+) -> Training:
+    """The network with the weights that a run starts from, on what `find_parts` found."""
     options = recipe.network
-    subject, backbone = find_backbone(
-        start,
-        image_size=recipe.data.image_size,
+    backbone = backbone_of(
+        subject,
+        pyramid,
         neck=options.neck,
         width=options.neck_width,
         drop_path_rate=options.drop_path_rate,
@@ -159,34 +165,23 @@ def build_network(
         network = Training(segmenter, auxiliary_width=options.auxiliary_width, norm=options.norm)
     if device == "cuda" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    return subject, network
+    return network
 
 
-def _fitted(recipe: SegmentRecipe) -> SegmentRecipe:
+def _fitted(recipe: SegmentRecipe, subject: Subject, pyramid: Pyramid | None) -> SegmentRecipe:
     """The recipe with what follows from the encoder filled in, so that the run's folder says it."""
-    size, neck = recipe.data.image_size, recipe.network.neck
-    if size is not None and neck != "auto":
-        return recipe
-    subject = find_subject(recipe.start, image_size=size, seed=recipe.seed)
+    assert subject.encoder is not None
+    neck = recipe.network.neck
+    if neck == "auto":
+        natural = natural_neck(subject.encoder, pyramid)
+        # Of plain ViTs four states, as in the papers of MAE and BEiT.
+        neck = "deconvolution" if natural == "simple" else natural
     return recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update={"image_size": subject.image_size}),
-            "network": recipe.network.model_copy(update={"neck": _neck(subject, recipe)}),
+            "network": recipe.network.model_copy(update={"neck": neck}),
         }
     )
-
-
-def _neck(subject: Subject, recipe: SegmentRecipe) -> NeckName:
-    """Of plain ViTs four states, as in the papers of MAE and BEiT; else what `unmask.necks` finds natural."""
-    encoder, neck = subject.encoder, recipe.network.neck
-    if neck != "auto" or encoder is None:
-        return neck
-    if isinstance(encoder, RevColViTEncoder):
-        return "levels"
-    if len(set(encoder.pyramid_strides)) == 1:
-        return "deconvolution"
-    trained = load_pyramid(recipe.start) if is_path(recipe.start) else None
-    return "native" if trained is None else "pretrained"
 
 
 def _reading(subject: Subject, recipe: SegmentRecipe, backbone: Backbone) -> Reading:
