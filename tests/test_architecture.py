@@ -21,7 +21,7 @@ APPLICATIONS = len(LAYERS)  # engine, evaluate, visualize, report, export, ...
 COMMAND_LINE = APPLICATIONS + 1
 PACKAGE = COMMAND_LINE + 1  # unmask/__init__.py, which offers all of it lazily
 
-BLIND_TO_METHODS = {"engine", "evaluate", "export", "health", "trivial", "visualize", "report"}
+BLIND_TO_METHODS = {"engine", "evaluate", "export", "health", "trivial", "visualize", "report", "page"}
 FORBIDDEN_PARAMETERS = {"args", "kwargs", "cfg", "config"}
 
 

@@ -1,24 +1,20 @@
 """One self-contained HTML page about a run: figures, curves, pictures, scores, how to use the result."""
 
-import base64
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from unmask import __version__
 from unmask.charts import curves_chart, line_chart
 from unmask.engine.files import write_text
-from unmask.engine.optim import LONGEST_WARMUP, REFERENCE_EPOCHS
 from unmask.evaluate.table import LAST, by_layer
 from unmask.health import guesses_of, probes_of, verdict
+from unmask.page import as_webp, flat, recipe_tables, template
 from unmask.runs import Line, Log, number, read_json, read_log, read_plan
 from unmask.summary import (
     data_name,
@@ -78,14 +74,6 @@ def write_report(run: Path) -> Path:
     path = run / "report.html"
     write_text(path, page)
     return path
-
-
-def template(name: str) -> Any:
-    """A page of the folder `templates`, to be rendered; what it is not given is an error."""
-    environment = Environment(
-        loader=PackageLoader("unmask"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template(name)
 
 
 def _charts(log: Log) -> list[dict[str, Any]]:
@@ -178,14 +166,6 @@ def _picture(path: Path) -> dict[str, Any] | None:
     return {**picture, "step": f"{step:,}", "caption": f"Step {step:,}"}
 
 
-def as_webp(image: Image.Image) -> dict[str, Any]:
-    """A picture as a WebP data URL, far smaller than a PNG, and its size in pixels."""
-    buffer = BytesIO()
-    image.save(buffer, "WEBP", quality=90)
-    source = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return {"source": source, "width": image.width, "height": image.height}
-
-
 def _scores(log: Log) -> list[dict[str, Any]]:
     """The newest evaluation of every kind, data set and choice of features, as bars beside its baselines."""
     newest: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -271,48 +251,3 @@ def _commands(run: Path, recipe: Line, log: Log) -> list[dict[str, str]]:
         lines["Try it on a picture of your own"] = f"unmask reconstruct {folder} picture.jpg"
         lines["Take it home"] = f"unmask export {folder} --to timm"
     return [{"title": title, "line": line} for title, line in lines.items()]
-
-
-def recipe_tables(recipe: Line) -> list[dict[str, Any]]:
-    """The settings of a recipe, as plain data, a table a section."""
-    single = [(key, _text(value)) for key, value in recipe.items() if not isinstance(value, Mapping)]
-    sections = {key: value for key, value in recipe.items() if isinstance(value, Mapping)}
-    sections |= {"schedule": _schedule(sections["schedule"])}
-    return [{"title": "run", "rows": single}] * bool(single) + [
-        {"title": title, "rows": list(flat(section))} for title, section in sections.items()
-    ]
-
-
-def _schedule(schedule: Line) -> Line:
-    """The schedule with its one length and one warm-up: of a run counted in steps, epochs only say what its
-    parts are shares of."""
-    counted = schedule.get("warmup_steps")  # recipes of older runs know only epochs
-    if schedule["steps"] is None:
-        other = "warmup_steps" if counted is None else "warmup_epochs"
-        return {key: value for key, value in schedule.items() if key not in ("steps", other)}
-    share = schedule["warmup_epochs"] / (schedule["epochs"] or REFERENCE_EPOCHS)
-    hidden = ("epochs", "warmup_epochs", "warmup_steps")
-    shown = {key: value for key, value in schedule.items() if key not in hidden}
-    words = f"{min(share, LONGEST_WARMUP):.3g} of the steps" if counted is None else f"{counted} steps"
-    return {**shown, "warm-up": words}
-
-
-def flat(values: Line, prefix: str = "") -> Iterable[tuple[str, str]]:
-    """(dotted key, text) of nested plain data."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}".replace("_", " "), _text(value)
-
-
-def _text(value: Any) -> str:
-    if value is None or value in ([], {}, ""):
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(map(_text, value))
-    return str(value)

@@ -17,7 +17,7 @@ from unmask.compare.sheet import sheet
 from unmask.compare.table import COLUMNS, cells, facts
 from unmask.engine.files import put, write_text
 from unmask.errors import UserError
-from unmask.report import as_webp, template
+from unmask.page import as_webp, template
 
 __all__ = ["Comparison", "compare"]
 

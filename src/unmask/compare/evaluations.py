@@ -13,7 +13,7 @@ from rich.table import Table
 from unmask import __version__
 from unmask.errors import UserError
 from unmask.methods import METHODS
-from unmask.report import template
+from unmask.page import template
 from unmask.runs import read_json, read_log, task_of
 from unmask.summary import data_name
 
