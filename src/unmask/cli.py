@@ -151,8 +151,13 @@ def reconstruct(
 
 
 def report(run: Run) -> None:
-    """Write a run's report.html anew."""
-    from unmask.report import write_report
+    """Write the report.html of a run, or of a fine-tuned one, anew."""
+    from unmask.runs import task_of
+
+    if task_of(run) == "finetune":
+        from unmask.evaluate.finetune.report import write_report
+    else:
+        from unmask.report import write_report
 
     typer.echo(write_report(run))
 

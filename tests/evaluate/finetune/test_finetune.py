@@ -368,3 +368,22 @@ def test_the_command_line(
     assert not first and "on 12 test images" in shown.out and "report.html" in shown.out
     assert read_json(tmp_path / "run" / "recipe.json")["optim"]["layer_decay"] == 0.9
     assert second == 2 and "holds a run already" in refused.err and "Traceback" not in refused.err
+
+
+def test_the_report_is_written_anew(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(tuned, tmp_path / "run")
+    page = (run / "report.html").read_text()
+    (run / "report.html").unlink()
+    endings = []
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["unmask", "report", str(run)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        endings.append((ended.value.code, capfd.readouterr()))
+        (run / "metrics.json").unlink(missing_ok=True)
+    (first, shown), (second, refused) = endings
+    assert not first and shown.out.strip() == str(run / "report.html")
+    assert len((run / "report.html").read_text()) == pytest.approx(len(page), rel=0.01)
+    assert second == 2 and "no result yet" in refused.err

@@ -14,7 +14,8 @@ from PIL import Image
 from unmask import __version__
 from unmask.charts import curves_chart, line_chart
 from unmask.engine.files import write_text
-from unmask.report import as_webp, flat, recipe_tables, template
+from unmask.errors import UserError
+from unmask.page import as_webp, flat, recipe_tables, template
 from unmask.runs import Log, number, read_json, read_log
 from unmask.summary import as_duration, data_name, warnings
 
@@ -22,8 +23,14 @@ SHOWN_CLASSES = 200  # rows; a table of more is in classes.csv
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` into the folder of a finished fine-tuning run, and return its path."""
+    """Write `report.html` into the folder of a finished fine-tuning run, and return its path.
+
+    Raises:
+        UserError: the run has not finished.
+    """
     recipe, metrics = read_json(run / "recipe.json"), read_json(run / "metrics.json")
+    if not metrics:
+        raise UserError(f"{run} has no result yet (metrics.json): finish it with --resume")
     environment, log = read_json(run / "environment.json"), read_log(run / "log.jsonl")
     shown = {key: value for key, value in recipe.items() if key != "classes"}
     page = template("finetune.html").render(
