@@ -1,14 +1,18 @@
 """Any encoder becomes a detector whose every weight learns."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
 
 from tests.evaluate.detect.made import SMALL, tiny_detector
 from tests.tiny import tiny_encoder
 from unmask.encoders.itpn import Pyramid
 from unmask.evaluate.detect.cascade import CascadeHeads
 from unmask.evaluate.detect.detector import Detector, Heads, total
+from unmask.load import resized
 
 SIZES = [(48, 64), (64, 40)]
 
@@ -91,6 +95,28 @@ def test_maps_and_anchors() -> None:
     coarse = tiny_detector()  # what is finer than 4 pixels is left out
     assert list(coarse.levels(images())) == ["1", "2", "3", "pool"]
     assert coarse.proposals.anchor_generator.sizes == ((16,), (32,), (64,), (128,))
+
+
+@pytest.mark.parametrize("size", [(144, 192), (208, 208)])
+def test_anchors_lie_at_the_strides_of_their_maps(size: tuple[int, int]) -> None:
+    """Where a side is no multiple of the coarsest stride: the last places cover the canvas in part."""
+    torch.manual_seed(0)
+    encoder = resized(tiny_encoder("vit"), size)
+    detector = Detector(encoder, Heads(**SMALL), classes=2, masks=False)
+    canvas = torch.randn(1, 3, *size)
+    maps = list(detector.levels(canvas).values())
+    (boxes,) = detector.proposals.anchor_generator(ImageList(canvas, [size]), maps)
+    for own, values, stride in zip(
+        boxes.split([3 * values.shape[-2] * values.shape[-1] for values in maps]),
+        maps,
+        (4, 8, 16, 32),
+        strict=True,
+    ):
+        height, width = values.shape[-2:]
+        assert (height, width) == (math.ceil(size[0] / stride), math.ceil(size[1] / stride))
+        first, last = own[0], own[-3]
+        assert (first[:2] + first[2:]).tolist() == [0, 0]  # twice the middle
+        assert ((last[:2] + last[2:]) / 2).tolist() == [(width - 1) * stride, (height - 1) * stride]
 
 
 def test_what_only_unused_maps_need_does_not_wait_for_gradients() -> None:

@@ -193,10 +193,31 @@ def _levels(heads: Heads, strides: Sequence[int]) -> tuple[int, ...]:
     return levels
 
 
+class Anchors(AnchorGenerator):
+    """torchvision's, at the strides that the maps have.
+
+    It would take them from the canvas and the sides of a map, and find a stride of 28 where a map of 5 places
+    covers 144 pixels at a stride of 32, the last place in part.
+    """
+
+    def __init__(self, strides: Sequence[int], **options: Any) -> None:
+        super().__init__(**options)
+        self.strides = [[stride, stride] for stride in strides]
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """Boxes [n, 4] for each image."""
+        self.set_cell_anchors(feature_maps[0].dtype, feature_maps[0].device)
+        grids = [list(values.shape[-2:]) for values in feature_maps]
+        places = torch.cat(self.grid_anchors(grids, self.strides))
+        return [places] * len(image_list.image_sizes)
+
+
 def _proposals(heads: Heads, strides: Sequence[int]) -> RegionProposalNetwork:
     sides = [heads.anchor_scale * stride for stride in (*strides, 2 * strides[-1])]
-    anchors = AnchorGenerator(
-        sizes=tuple((side,) for side in sides), aspect_ratios=(tuple(heads.anchor_ratios),) * len(sides)
+    anchors = Anchors(
+        (*strides, 2 * strides[-1]),
+        sizes=tuple((side,) for side in sides),
+        aspect_ratios=(tuple(heads.anchor_ratios),) * len(sides),
     )
     count = anchors.num_anchors_per_location()[0]
     head = in_full(RPNHead(heads.width, count, conv_depth=heads.proposal_convolutions))
