@@ -6,7 +6,7 @@ from tests.tiny import tiny_encoder
 from unmask.encoders import Encoder
 from unmask.errors import UserError
 from unmask.evaluate.finetune.choose import choose_recipe
-from unmask.evaluate.finetune.published import PUBLISHED
+from unmask.evaluate.finetune.published import PUBLISHED, few
 
 
 def chosen(encoder: Encoder, method: str | None, images: int = 50_000, again: bool = False) -> str:
@@ -44,6 +44,11 @@ def test_few_images_get_a_short_recipe() -> None:
     recipe = choose_recipe(None, method="itpn", encoder=encoder, images=3000, again=False)
     assert recipe.name == "itpn_few" and recipe.optim.layer_decay_convention == "equivalent_12_layers"
     assert recipe.schedule.epochs == 50 and recipe.schedule.warmup_epochs == 5
+    assert recipe.task.pool == "auto"  # what a HiViT has; of a plain ViT the norm comes after the mean
+    plain = choose_recipe(None, method="mae", encoder=tiny_encoder("vit"), images=99, again=False)
+    assert plain.task.pool == "mean_norm"
+    rates = [few("mae", width).optim.peak_lr for width in (96, 192, 768)]
+    assert rates == pytest.approx([3e-3, 3e-3, 7.5e-4])
     assert choose_recipe(None, method="mae", encoder=encoder, images=37, again=False).optim.batch_size == 32
     assert chosen(encoder, "itpn", images=19_999) == "itpn_few"
     with pytest.raises(UserError, match="too few to train on"):
