@@ -116,11 +116,3 @@ def with_settings(
         return type(recipe).model_validate(plain)
     except ValidationError as error:
         raise UserError(explain(error)) from error
-
-
-def at_one_rate(recipe: AnyTaskRecipe, overrides: Mapping[str, Any] | None) -> AnyTaskRecipe:
-    """A recipe for random weights, the baseline: they know nothing yet, and the deeper ones would stay behind
-    if they learned more slowly than the head. A person's own `optim.layer_decay` stays."""
-    if "optim.layer_decay" in (overrides or {}):
-        return recipe
-    return recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"layer_decay": 1.0})})

@@ -178,13 +178,6 @@ def test_the_random_baseline_has_the_same_heads_on_other_weights(shapes: Path) -
     )
 
 
-def test_random_weights_learn_at_one_rate(shapes: Path, tmp_path: Path) -> None:
-    own = {"optim.layer_decay": 0.6}
-    for name, overrides, decay in (("baseline", {}, 1.0), ("asked for", own, 0.6)):
-        train(shapes, tmp_path / name, random=True, steps=1, overrides=overrides)
-        assert json.loads((tmp_path / name / "recipe.json").read_text())["optim"]["layer_decay"] == decay
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_complete(name: str) -> None:
     recipe = find_recipe(name)

@@ -97,15 +97,6 @@ def test_every_family_goes_through_the_same_command(
     assert load_segmenter(tmp_path).backbone.neck_name == neck
 
 
-def test_random_weights_learn_at_one_rate(encoders: Path, scenes: Path, tmp_path: Path) -> None:
-    own = {"optim.layer_decay": 0.6}
-    for name, overrides, decay in (("baseline", {}, 1.0), ("asked for", own, 0.6)):
-        options = {"steps": 1, "batch_size": 2, "random": True, "overrides": {**SMALL, **overrides}}
-        segment(encoders / "vit", data=scenes, out=tmp_path / name, **options, **QUIET)
-        recipe = json.loads((tmp_path / name / "recipe.json").read_text())
-        assert recipe["network"]["random"] and recipe["optim"]["layer_decay"] == decay
-
-
 def built(start: str, recipe: SegmentRecipe, classes: tuple[str, ...]) -> Training:
     parts = find_parts(start, image_size=recipe.data.image_size, seed=recipe.seed)
     return build_network(*parts, recipe, classes)

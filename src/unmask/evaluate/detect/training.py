@@ -27,7 +27,7 @@ from unmask.evaluate.detect.recipes import find_recipe
 from unmask.evaluate.detect.saved import Card
 from unmask.evaluate.detect.task import DetectionTask, Sets
 from unmask.evaluate.subject import Subject
-from unmask.recipes.tasks import at_one_rate, with_settings
+from unmask.recipes.tasks import with_settings
 from unmask.runs import location
 
 
@@ -70,8 +70,8 @@ def detect(
         val_data, val_annotations: likewise, to judge by; None is the folder of the training pictures.
         out: the folder to make.
         recipe: a name of `recipes.RECIPES`, or a recipe.
-        random: start from random weights, those that the run itself started from, and give all layers one
-            learning rate: what a backbone is worth is the difference.
+        random: start from random weights, those that the run itself started from: what a backbone is worth is
+            the difference.
         image_size: height and width of the canvas on which pictures are put.
         epochs, steps, batch_size, lr, seed: in the place of the recipe's.
         device, precision, workers, compile, checkpointing, resume, overwrite, progress: as of `pretrain`.
@@ -96,8 +96,6 @@ def detect(
     named = run_or_name.architecture["model_name"] if isinstance(run_or_name, Encoder) else str(run_or_name)
     start = {"subject": named, "random": random or chosen.start.random}
     chosen = chosen.model_copy(update={"start": chosen.start.model_copy(update=start)})
-    if saved is None and chosen.start.random:
-        chosen = at_one_rate(chosen, overrides)
     sets = _sets(chosen, data, annotations, val_data or data, val_annotations)
     _say_skipped(sets, progress)
     parts = find_parts(run_or_name, image_size=chosen.data.image_size, seed=chosen.seed)

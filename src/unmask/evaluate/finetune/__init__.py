@@ -26,7 +26,7 @@ from unmask.evaluate.finetune.task import FinetuneTask
 from unmask.evaluate.subject import Subject, find_subject, untrained
 from unmask.load import is_path, resized
 from unmask.recipes.base import Choice
-from unmask.recipes.tasks import at_one_rate, with_settings
+from unmask.recipes.tasks import with_settings
 from unmask.runs import location, read_json, task_of
 
 __all__ = ["PUBLISHED", "FinetuneRecipe", "finetune"]
@@ -99,8 +99,6 @@ def finetune(
     chosen: dict[str, Any] = {"image_size": image_size, "batch_size": batch_size, "lr": lr, "seed": seed}
     base = saved or _chosen(recipe, subject, parts, start, fraction)
     resolved = with_settings(base, epochs=epochs, steps=steps, overrides=settings, **chosen)
-    if saved is None and random:
-        resolved = at_one_rate(resolved, settings)
     resolved = resolved.model_copy(update={"start": start, "classes": tuple(parts.classes)})
     _require_pairs(resolved)
     _say([*parts.notes, *_left_out(resolved)], shown=progress)
@@ -141,6 +139,9 @@ def _chosen(
     )
     name = subject.encoder.architecture["model_name"]
     changes: dict[str, Any] = {"data": data, "encoder": Choice(name=name, **chosen.encoder.options)}
+    if start.random:
+        # Weights that know nothing yet would stay behind if they learned more slowly than the head.
+        changes["optim"] = chosen.optim.model_copy(update={"layer_decay": 1.0})
     return chosen.model_copy(update=changes)
 
 

@@ -27,7 +27,7 @@ from unmask.evaluate.segment.task import SegmentTask
 from unmask.evaluate.subject import Subject
 from unmask.load import is_path
 from unmask.necks import Backbone, natural_neck
-from unmask.recipes.tasks import at_one_rate, with_settings
+from unmask.recipes.tasks import with_settings
 from unmask.runs import location
 
 
@@ -71,8 +71,7 @@ def segment(
         val_data: folder of the pictures to validate on; None is `data`.
         val_annotations: their JSON; None lets a fifth of the pictures validate.
         recipe: one of `RECIPES`.
-        random: start from the weights that the run itself started from, and give all layers one learning
-            rate: the baseline under the same budget.
+        random: start from the weights that the run itself started from; the baseline.
         image_size: height and width of a crop; None is what the encoder was trained with.
         epochs: length of the run in passes over the data; or
         steps: in optimiser steps.
@@ -100,8 +99,6 @@ def segment(
         seed=seed,
         overrides={**({"network.random": True} if random else {}), **(overrides or {})},
     )
-    if saved is None and chosen.network.random:
-        chosen = at_one_rate(chosen, overrides)
     subject, pyramid = find_parts(start, image_size=chosen.data.image_size, seed=chosen.seed)
     chosen = _fitted(chosen.model_copy(update={"start": start}), subject, pyramid)
     training, validation = _find(chosen, data, annotations, val_data, val_annotations)
