@@ -6,8 +6,7 @@
 DATA is a labelled folder with `train`, `validation` and `test`. Every row is pre-trained on `train` without
 labels, with each seed; a run that lies in DIR as ROW-seedN, as `benchmarks.small_data` leaves it, is taken
 instead, and the CPU minutes of its ROW-seedN.json. Then it is fine-tuned on the same pictures with labels,
-and so is the same network from the random weights that the run began with: the same steps, augmentation, seed
-and learning rate of the head. Only layer decay is left out there, which holds back weights that know nothing.
+and so is the same network from the random weights that the run began with, with the same seed and settings.
 The weights that are best on the validation images answer the test images, once. What is in OUT already is not
 repeated, and what was stopped goes on, its CPU minutes counted from there; the table is of what is there.
 """

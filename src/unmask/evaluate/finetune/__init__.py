@@ -77,8 +77,8 @@ def finetune(
         lr: peak learning rate; None is the recipe's, scaled to the batch.
         image_size: height and width in pixels; None is what the encoder was trained with.
         fraction: of the training images, the same share of every class, the same ones for the same seed.
-        random: start from the weights that the run's own training began with, and give all layers one
-            learning rate: the baseline under the same budget.
+        random: start from the weights that the run's own training began with: the baseline under the same
+            budget.
         device: this and the others up to `compile` are as for `pretrain`.
         seed: of the classifier's first weights, order, augmentation, `fraction` and `random`.
         overrides: dotted key -> value for all else: "optim.layer_decay", "task.mixup", "data.augment",
@@ -139,9 +139,6 @@ def _chosen(
     )
     name = subject.encoder.architecture["model_name"]
     changes: dict[str, Any] = {"data": data, "encoder": Choice(name=name, **chosen.encoder.options)}
-    if start.random:
-        # Weights that know nothing yet would stay behind if they learned more slowly than the head.
-        changes["optim"] = chosen.optim.model_copy(update={"layer_decay": 1.0})
     return chosen.model_copy(update=changes)
 
 
