@@ -73,6 +73,12 @@ def test_stopped_and_resumed_is_as_never_stopped(tmp_path: Path, variant: str, s
     assert (tmp_path / "whole" / "result.txt").read_text() == (out / "result.txt").read_text()
 
 
+def test_warm_up_is_as_long_as_the_recipe_says(tmp_path: Path) -> None:
+    run(tmp_path / "run", settings={"schedule.warmup_epochs": 60})  # of 100: 12 of 20 steps
+    rates = [line["lr"] for line in lines(tmp_path / "run") if "lr" in line]
+    assert rates[:12] == pytest.approx([0.01 * step / 12 for step in range(12)]) and rates[12] == 0.01
+
+
 def test_workers_change_nothing(tmp_path: Path) -> None:
     run(tmp_path / "none")
     run(tmp_path / "two", workers=2)
