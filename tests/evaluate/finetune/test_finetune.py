@@ -233,6 +233,17 @@ def test_random_weights_are_a_baseline_under_the_same_budget(start: Path, data: 
     assert recipe["start"]["random"] is True and recipe["optim"]["layer_decay"] == 1.0
 
 
+def test_a_run_killed_at_once_goes_on_with_the_same_random_weights(data: Path, tmp_path: Path) -> None:
+    name = "random:test_vit"
+    one = {"image_size": 32, "steps": 1, "lr": 1e-9}
+    tune(name, data, tmp_path / "whole", seed=3, **one)
+    out = tmp_path / "killed"
+    out.mkdir()
+    shutil.copy(tmp_path / "whole" / "recipe.json", out)
+    tune(name, data, out, resume=True, device="cpu", precision="fp32")
+    assert same(load_file(tmp_path / "whole" / "model.safetensors"), load_file(out / "model.safetensors"))
+
+
 def test_a_fraction_and_another_size(start: Path, data: Path, tmp_path: Path) -> None:
     tune(start, data, tmp_path / "run", fraction=0.5, image_size=48, steps=2, batch_size=4)
     metrics, recipe = (read_json(tmp_path / "run" / f"{name}.json") for name in ("metrics", "recipe"))

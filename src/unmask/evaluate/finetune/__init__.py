@@ -94,7 +94,8 @@ def finetune(
         raise UserError(f"{wrong[0]} follows from what is fine-tuned and cannot be set")
     parts = open_parts(data)
     require_apart(folder, parts.train)
-    subject = find_subject(run_or_name, image_size=None, seed=seed or 0)
+    drawn_by = saved.seed if saved is not None and seed is None else seed or 0
+    subject = find_subject(run_or_name, image_size=None, seed=drawn_by)
     start = Start(name=_place(run_or_name, subject), method=_method(subject), random=random)
     chosen: dict[str, Any] = {"image_size": image_size, "batch_size": batch_size, "lr": lr, "seed": seed}
     base = saved or _chosen(recipe, subject, parts, start, fraction)
