@@ -231,6 +231,7 @@ def test_random_weights_are_a_baseline_under_the_same_budget(start: Path, data: 
     assert not torch.equal(a["blocks.0.attn.qkv.weight"], own["blocks.0.attn.qkv.weight"])
     recipe = read_json(tmp_path / "a" / "recipe.json")
     assert recipe["start"]["random"] is True and recipe["optim"]["layer_decay"] == 1.0
+    assert tune(start, data, tmp_path / "a", resume=True).step == 1  # which remembers that it was random
 
 
 def test_a_run_killed_at_once_goes_on_with_the_same_random_weights(data: Path, tmp_path: Path) -> None:
@@ -345,6 +346,8 @@ def test_what_cannot_be_fine_tuned_is_named(start: Path, data: Path, tmp_path: P
     tune(start, data, out, steps=1)
     with pytest.raises(UserError, match=r"start.name is"):
         tune(saved(tmp_path / "other"), data, out, resume=True)
+    with pytest.raises(UserError, match="started with the recipe mae_few, not cae_base"):
+        tune(start, data, out, resume=True, recipe="cae_base")
     from unmask.engine.pretrain import pretrain
 
     with pytest.raises(UserError, match="holds what `unmask evaluate finetune` trained"):
