@@ -252,6 +252,11 @@ def test_a_fraction_and_another_size(start: Path, data: Path, tmp_path: Path) ->
     assert load_encoder(tmp_path / "run").image_size == (48, 48)
 
 
+def test_a_fraction_as_a_setting_chooses_the_recipe_too(start: Path, data: Path, tmp_path: Path) -> None:
+    tune(start, data, tmp_path / "run", steps=1, batch_size=None, overrides={"data.fraction": "0.25"})
+    assert read_json(tmp_path / "run" / "recipe.json")["optim"]["batch_size"] == 8  # fits 12 images, not 42
+
+
 @pytest.mark.parametrize("name", ["swin", "hivit", "revcolv2"])
 def test_other_architectures(name: str, data: Path, tmp_path: Path) -> None:
     run = saved(tmp_path / "start", name)
@@ -322,6 +327,13 @@ def test_unreadable_files_are_counted_and_left_out(start: Path, data: Path, tmp_
         ({"recipe": "mea_base"}, "did you mean mae_base"),
         ({"image_size": 30}, "30 x 30 pixels"),
         ({"overrides": {"task.pool": "max"}}, "task.pool='max'"),
+        ({"overrides": {"task.head_std": 0}}, "task.head_std=0"),
+        (
+            {"overrides": {"encoder.num_classes": 7}},
+            "encoder.num_classes cannot be set here: it follows from",
+        ),
+        ({"overrides": {"encoder.global_pool": "max"}}, "it follows from task.pool"),
+        ({"overrides": {"data.fraction": "half"}}, "data.fraction='half'"),
         ({"fraction": 2.0}, "data.fraction=2.0"),
         ({"epochs": 2}, "two ways to say the same"),
     ],

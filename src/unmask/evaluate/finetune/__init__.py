@@ -101,7 +101,7 @@ def finetune(
         random = random or saved.start.random
     start = Start(name=_place(run_or_name, subject), method=_method(subject), random=random)
     chosen: dict[str, Any] = {"image_size": image_size, "batch_size": batch_size, "lr": lr, "seed": seed}
-    base = saved or _chosen(recipe, subject, parts, start, fraction)
+    base = saved or _chosen(recipe, subject, parts, start, _fraction(settings))
     resolved = with_settings(base, epochs=epochs, steps=steps, overrides=settings, **chosen)
     if saved is None and random:
         resolved = at_one_rate(resolved, settings)
@@ -135,13 +135,19 @@ def _require_recipe(saved: FinetuneRecipe, recipe: str | None) -> None:
         )
 
 
+def _fraction(settings: Mapping[str, Any]) -> float:
+    """Of the training images that are used, as `--fraction` or as a setting."""
+    own = {key: value for key, value in settings.items() if key == "data.fraction"}
+    return with_settings(FinetuneRecipe(name=""), overrides=own).data.fraction
+
+
 def _chosen(
-    recipe: str | None, subject: Subject, parts: Parts, start: Start, fraction: float | None
+    recipe: str | None, subject: Subject, parts: Parts, start: Start, fraction: float
 ) -> FinetuneRecipe:
     """The recipe before a person's settings."""
     if subject.encoder is None:
         raise UserError("pixels cannot be fine-tuned: give a run, a timm name, or random:NAME")
-    images = len(parts.with_fraction(fraction or 1.0, seed=0).train)
+    images = len(parts.with_fraction(fraction, seed=0).train)
     chosen = choose_recipe(
         recipe,
         method=start.method,
