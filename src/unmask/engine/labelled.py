@@ -238,7 +238,7 @@ def _keep(job: LabelledJob, step: int, parts: list[Any]) -> str | None:
     path = place_for(job.folder, step, job.accelerator.process_index)
     if path is None:
         return None
-    save_file(_tensors(parts, "part"), path)
+    put(path, lambda unfinished: save_file(_tensors(parts, "part"), unfinished))
     return str(path.relative_to(job.folder))
 
 
