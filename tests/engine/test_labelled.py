@@ -119,6 +119,14 @@ def test_best_weights_are_kept_and_concluded_with(tmp_path: Path) -> None:
     assert step == "12" and float(total) == pytest.approx(best, rel=1e-12)
 
 
+def test_the_newest_checkpoint_alone_is_kept(tmp_path: Path) -> None:
+    task, out = TinyTask(), tmp_path / "run"
+    task.scores = [0.9, 0.5, 0.3, 0.3]
+    run(out, task=task, settings={"checkpoint.every": 6})
+    assert validations(out)[0] == (6, 0.9, True)
+    assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step_{STEPS:08d}"]
+
+
 def weights_of(out: Path, step: int) -> Path:
     return out / "checkpoints" / f"step_{step:08d}" / "model.safetensors"
 

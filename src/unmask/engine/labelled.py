@@ -221,7 +221,8 @@ def _save(job: LabelledJob, state: State) -> None:
     """A checkpoint; none if the weights are not finite."""
     require_finite(job.result, state.step)
     folder, keep = job.folder / "checkpoints", job.recipe.checkpoint.keep
-    save_checkpoint(job.accelerator, job.ema, state, folder, keep=keep)
+    # The best weights lie in a file of their own, so their checkpoint need not stay.
+    save_checkpoint(job.accelerator, job.ema, state, folder, keep=keep, best=None)
 
 
 def _conclude(job: LabelledJob, state: State) -> None:
