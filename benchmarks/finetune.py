@@ -1,15 +1,15 @@
 """What pre-training is worth to fine-tuning on a few thousand labelled photos, one command.
 
-    python -m benchmarks.finetune DATA OUT [--rows mae simmim-swin itpn] [--seeds 0 1 2] [--epochs 15]
+    python -m benchmarks.finetune DATA OUT [--rows mae simmim-swin itpn] [--seeds 0 1 2] [--epochs N]
         [--pretrained DIR] [--fraction 0.1]
 
 DATA is a labelled folder with `train`, `validation` and `test`. Every row is pre-trained on `train` without
 labels, with each seed; a run that lies in DIR as ROW-seedN, as `benchmarks.small_data` leaves it, is taken
-instead. Then it is fine-tuned on the same pictures with labels, and so is the same network from the random
-weights that the run began with: the same steps, augmentation, seed and learning rate of the head. Only layer
-decay is left out there, which holds back weights that know nothing. The weights that are best on the
-validation images answer the test images, once. What is in OUT already is not repeated, and what was stopped
-goes on; the table is of what is there.
+instead, and the CPU minutes of its ROW-seedN.json. Then it is fine-tuned on the same pictures with labels,
+and so is the same network from the random weights that the run began with: the same steps, augmentation, seed
+and learning rate of the head. Only layer decay is left out there, which holds back weights that know nothing.
+The weights that are best on the validation images answer the test images, once. What is in OUT already is not
+repeated, and what was stopped goes on, its CPU minutes counted from there; the table is of what is there.
 """
 
 import argparse
@@ -35,6 +35,7 @@ ROWS = {
     "simmim-swin": SMALL_DATA["simmim-swin"],
     "itpn": Row(method="itpn", epochs=24),
 }
+EPOCHS = {"mae": 10, "simmim-swin": 40, "itpn": 10}  # of fine-tuning: about the same CPU minutes
 COLUMNS = (
     "",
     "seeds",
@@ -94,13 +95,14 @@ def table(out: Path) -> str:
             continue
         both = [[one[kind]["right"] for one in found] for kind in ("random", "trained")]
         difference, error = gain(both[1], both[0])
+        known = [one["pretraining"] for one in found if one["pretraining"] is not None]
         fine = mean(one[kind]["minutes"] for one in found for kind in ("random", "trained"))
         lines.append(
             (
                 name,
                 str(len(found)),
                 str(found[0]["epochs"]),
-                f"{mean(one['pretraining'] for one in found):.1f}",
+                f"{mean(known):.1f}" if known else "–",
                 f"{fine:.1f}",
                 percent(both[0]),
                 percent(both[1]),
@@ -122,7 +124,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=15, help="of fine-tuning")
+    parser.add_argument("--epochs", type=int, help="of fine-tuning, instead of those of the row")
     parser.add_argument("--pretraining-epochs", type=int, help="instead of those of the row")
     parser.add_argument("--pretrained", type=Path, help="folder of runs that are there already")
     parser.add_argument("--fraction", type=float, help="of the labelled images to train on")
@@ -136,13 +138,14 @@ def main() -> None:
                 continue
             there = None if options.pretrained is None else options.pretrained / f"{name}-seed{seed}"
             if there is not None and complete(there):
-                start, minutes = there, read_log(there / "log.jsonl").seconds / 60
+                start, minutes = there, read_json(there.with_suffix(".json")).get("cpu_minutes")
             else:
                 start, minutes = pretrained(name, seed, options.data, options.out, options.pretraining_epochs)
-            result: dict[str, Any] = {"epochs": options.epochs, "pretraining": minutes}
+            epochs = options.epochs or EPOCHS[name]
+            result: dict[str, Any] = {"epochs": epochs, "pretraining": minutes}
             for kind in ("random", "trained"):
                 folder = options.out / f"{name}-seed{seed}-{kind}"
-                own = {"epochs": options.epochs, "fraction": options.fraction, "random": kind == "random"}
+                own = {"epochs": epochs, "fraction": options.fraction, "random": kind == "random"}
                 result[kind] = run(start, seed, options.data, folder, **own)
             write_text(target, json.dumps(result))
             console.print(table(options.out), highlight=False, soft_wrap=True)

@@ -45,6 +45,11 @@ def test_few_images_get_a_short_recipe() -> None:
     recipe = choose_recipe(None, method="itpn", encoder=encoder, images=3000, again=False)
     assert recipe.name == "itpn_few" and recipe.optim.layer_decay_convention == "equivalent_12_layers"
     assert recipe.schedule.epochs == 50 and recipe.schedule.warmup_epochs == 5
+    assert recipe.task.pool == "auto"  # what a HiViT has; of a plain ViT the norm comes after the mean
+    plain = choose_recipe(None, method="mae", encoder=tiny_encoder("vit"), images=99, again=False)
+    assert plain.task.pool == "mean_norm"
+    rates = [few("mae", width).optim.peak_lr for width in (96, 192, 768)]
+    assert rates == pytest.approx([3e-3, 3e-3, 7.5e-4])
     assert choose_recipe(None, method="mae", encoder=encoder, images=37, again=False).optim.batch_size == 32
     assert chosen(encoder, "itpn", images=19_999) == "itpn_few"
     with pytest.raises(UserError, match="too few to train on"):
@@ -74,7 +79,7 @@ def test_published_numbers(name: str, lr: float, epochs: int, decay: float, drop
 
 @pytest.mark.parametrize("name", [*PUBLISHED, "mae_few"])
 def test_rates_are_scaled_to_the_batch(name: str) -> None:
-    recipe = few("mae") if name == "mae_few" else PUBLISHED[name]()
+    recipe = few("mae", 192) if name == "mae_few" else PUBLISHED[name]()
     half = with_settings(recipe, batch_size=recipe.optim.batch_size // 2)
     assert half.optim.peak_lr == recipe.optim.peak_lr / 2
     assert with_settings(recipe, batch_size=8, lr=1e-3).optim.peak_lr == 1e-3

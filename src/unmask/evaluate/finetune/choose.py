@@ -46,7 +46,8 @@ def choose_recipe(
             raise UserError(f"no recipe is called {name!r}{hint} There are {', '.join(PUBLISHED)}.")
         return _fitted(_pooling(PUBLISHED[name](), encoder), images)
     if images < FEW_IMAGES:
-        return _fitted(_of_length(few(family), FEW_LENGTH.epochs(images)), images)
+        recipe = _of_length(few(family, encoder.dim), FEW_LENGTH.epochs(images))
+        return _fitted(_pooling(recipe, encoder), images)
     return _fitted(_pooling(PUBLISHED[_published(family, encoder, again=again)](), encoder), images)
 
 
