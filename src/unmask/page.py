@@ -32,13 +32,14 @@ def recipe_tables(recipe: Line) -> list[dict[str, Any]]:
     """The settings of a recipe, as plain data, a table a section."""
     single = [(key, _text(value)) for key, value in recipe.items() if not isinstance(value, Mapping)]
     sections = {key: value for key, value in recipe.items() if isinstance(value, Mapping)}
-    sections |= {"schedule": _schedule(sections["schedule"])}
+    longest = 1.0 if "kind" in recipe else LONGEST_WARMUP  # what is learned from labels warms up as stated
+    sections |= {"schedule": _schedule(sections["schedule"], longest)}
     return [{"title": "run", "rows": single}] * bool(single) + [
         {"title": title, "rows": list(flat(section))} for title, section in sections.items()
     ]
 
 
-def _schedule(schedule: Line) -> Line:
+def _schedule(schedule: Line, longest: float) -> Line:
     """The schedule with its one length and one warm-up: of a run counted in steps, epochs only say what its
     parts are shares of."""
     counted = schedule.get("warmup_steps")  # recipes of older runs know only epochs
@@ -48,7 +49,7 @@ def _schedule(schedule: Line) -> Line:
     share = schedule["warmup_epochs"] / (schedule["epochs"] or REFERENCE_EPOCHS)
     hidden = ("epochs", "warmup_epochs", "warmup_steps")
     shown = {key: value for key, value in schedule.items() if key not in hidden}
-    words = f"{min(share, LONGEST_WARMUP):.3g} of the steps" if counted is None else f"{counted} steps"
+    words = f"{min(share, longest):.3g} of the steps" if counted is None else f"{counted} steps"
     return {**shown, "warm-up": words}
 
 

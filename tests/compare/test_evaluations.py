@@ -22,7 +22,15 @@ def encoder(folder: Path, method: str, name: str = "vit_tiny_patch16_224") -> Pa
 
 
 def evaluation(
-    folder: Path, kind: str, start: Any, score: float, *, seed: int, random: bool = False, steps: int = 50
+    folder: Path,
+    kind: str,
+    start: Any,
+    score: float,
+    *,
+    seed: int,
+    random: bool = False,
+    steps: int = 50,
+    **recipe: Any,
 ) -> Path:
     """A finished run as each of the three commands leaves it."""
     folder.mkdir(parents=True)
@@ -36,7 +44,7 @@ def evaluation(
         "segment": {"miou": score},
         "detect": {"AP": score},
     }
-    (folder / "recipe.json").write_text(json.dumps({"kind": kind, "seed": seed, **sections[kind]}))
+    (folder / "recipe.json").write_text(json.dumps({"kind": kind, "seed": seed, **sections[kind], **recipe}))
     (folder / "metrics.json").write_text(json.dumps({"kind": kind, **figures[kind]}))
     log = [
         {"event": "start", "step": 0, "data": "/data/birds"},
@@ -108,6 +116,56 @@ def test_other_lengths_and_encoders_are_no_baseline(tmp_path: Path) -> None:
         "vit_tiny_patch16_224.augreg_in21k",
         "vit_tiny_patch16_224",
     )
+
+
+def test_other_settings_are_other_experiments(tmp_path: Path) -> None:
+    start = encoder(tmp_path / "mae", "mae")
+    folders = []
+    for fraction, random, score in ((0.1, False, 0.5), (1.0, False, 0.9), (0.1, True, 0.4), (1.0, True, 0.6)):
+        own = {
+            "name": "mae_few",
+            "data": {"fraction": fraction},
+            "optim": {"layer_decay": 1 if random else 0.7},
+        }
+        out = tmp_path / f"{fraction}-{random}"
+        folders.append(evaluation(out, "finetune", start, score, seed=0, random=random, **own))
+    found = {row["start"]: (row["mean"], row["gain"]) for row in compare(folders).rows}
+    assert found == {
+        "random weights, fraction 0.1": (0.4, None),
+        "random weights, fraction 1": (0.6, None),
+        "MAE, fraction 0.1": (0.5, pytest.approx(0.1)),
+        "MAE, fraction 1": (0.9, pytest.approx(0.3)),
+    }
+
+
+def test_seeds_of_a_pre_training_are_one_experiment_and_lengths_are_not(tmp_path: Path) -> None:
+    folders = []
+    for epochs, seed in ((10, 0), (10, 1), (40, 0), (40, 1)):
+        start = encoder(tmp_path / f"mae-{epochs}-{seed}", "mae")
+        schedule = {"epochs": epochs, "steps": None, "warmup_epochs": epochs / 20}
+        places = {"teacher": f"/runs/{seed}/teacher"}  # each run's own
+        recipe = {"name": "mae", "seed": seed, "schedule": schedule, "method": {"name": "mae", **places}}
+        (start / "recipe.json").write_text(json.dumps(recipe))
+        out = tmp_path / "out" / f"{epochs}-{seed}"
+        folders.append(evaluation(out, "finetune", start, 0.5 + epochs / 100, seed=0))
+    found = {row["start"]: len(row["runs"]) for row in compare(folders).rows}
+    assert found == {"MAE, pre-training epochs 10": 2, "MAE, pre-training epochs 40": 2}
+
+
+def test_the_same_experiment_twice_is_refused(tmp_path: Path) -> None:
+    start = encoder(tmp_path / "mae", "mae")
+    folders = [evaluation(tmp_path / name, "finetune", start, 0.5, seed=0) for name in "ab"]
+    with pytest.raises(UserError, match="are the same experiment with the same seed, 0"):
+        compare(folders)
+
+
+def test_a_baseline_of_another_method_has_the_same_budget(tmp_path: Path) -> None:
+    mae, simmim = (encoder(tmp_path / name, name) for name in ("mae", "simmim"))
+    folders = [
+        evaluation(tmp_path / "a", "finetune", mae, 0.4, seed=0, random=True, name="mae_few"),
+        evaluation(tmp_path / "b", "finetune", simmim, 0.7, seed=0, name="simmim_few"),
+    ]
+    assert compare(folders).rows[1]["gain"] == pytest.approx(0.3)
 
 
 def test_pages(runs: list[Path], tmp_path: Path) -> None:

@@ -83,6 +83,13 @@ def test_warm_up_is_at_most_a_fifth_of_the_run() -> None:
     assert rates(Optim(lr=1.0), Schedule(epochs=None, steps=1), 10) == [1.0]  # no step is wasted at rate 0
 
 
+def test_warm_up_as_stated_is_any_share_that_leaves_a_step() -> None:
+    assert warmup_steps(Schedule(epochs=30, warmup_epochs=20), 10, as_stated=True) == 200
+    assert warmup_steps(Schedule(epochs=30, steps=90, warmup_epochs=20), 10, as_stated=True) == 60
+    assert warmup_steps(Schedule(epochs=3, warmup_epochs=20), 10, as_stated=True) == 29
+    assert warmup_steps(Schedule(epochs=3, warmup_steps=500), 10, as_stated=True) == 6  # a count is bounded
+
+
 def test_learning_rate_scales_with_the_batch() -> None:
     assert Optim(batch_size=4096, base_lr=1.5e-4).peak_lr == pytest.approx(2.4e-3)
     assert Optim(batch_size=4096, base_lr=1.5e-4, lr=1e-3).peak_lr == 1e-3

@@ -1,8 +1,8 @@
 """What networks that were trained on labels reached, by what they started from: spread over seeds."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from unmask import __version__
+from unmask.compare.experiments import budget, differences, experiment, of_random_weights, started_from
 from unmask.errors import UserError
 from unmask.methods import METHODS
 from unmask.page import template
@@ -29,7 +30,9 @@ class Evaluation:
 
     Attributes:
         start: what it started from, for people: a method, "random weights", a timm name.
+        place: of what it started from, or its name.
         encoder: the architecture.
+        facts: what else tells it from other experiments, see `experiments.experiment`.
         score: in [0, 1].
         error: its standard error on the images that it was judged by; None where that is not known.
     """
@@ -38,12 +41,25 @@ class Evaluation:
     kind: str
     data: str
     start: str
+    place: str
     encoder: str
     random: bool
     seed: int
     steps: int
     score: float
     error: float | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """The same for runs of which only the seeds differ."""
+        return *self.budget[:4], self.random, self.start, tuple(sorted(self.facts.items()))
+
+    @property
+    def budget(self) -> tuple[Any, ...]:
+        """The same for a run and its baseline."""
+        shared = tuple(sorted(budget(self.facts).items()))
+        return self.kind, self.data, self.encoder, self.steps, shared
 
 
 def are_evaluations(folders: Sequence[Path]) -> bool:
@@ -74,28 +90,24 @@ def read_evaluation(folder: Path) -> Evaluation:
     if not isinstance(metrics.get(key), int | float):
         raise UserError(f"{folder} has no result yet (metrics.json): finish it with --resume")
     log = read_log(folder / "log.jsonl")
-    start, random = _start(recipe)
+    start, random = started_from(recipe)
     card = _card(start)
+    architecture = (card or read_json(folder / "encoder.json")).get("architecture", {})
+    known = experiment(recipe, architecture, start, card)
     return Evaluation(
         folder=folder,
         kind=str(kind),
         data=data_name(log.last("start")),
         start=RANDOM if random else _title(start, card),
+        place=start,
         encoder=_encoder(folder, start, card),
         random=random,
         seed=int(recipe["seed"]),
         steps=int(log.steps[-1]["step"]) if log.steps else 0,
         score=float(metrics[key]),
         error=metrics.get(metrics.get("judged_by", ""), {}).get("standard_error"),
+        facts=of_random_weights(known) if random else known,
     )
-
-
-def _start(recipe: Mapping[str, Any]) -> tuple[str, bool]:
-    """What a run started from, and whether with random weights; each kind says so in its own section."""
-    start = recipe.get("start")
-    if isinstance(start, Mapping):
-        return str(start.get("name") or start.get("subject") or ""), bool(start.get("random"))
-    return str(start), bool(recipe.get("network", {}).get("random"))
 
 
 def _card(start: str) -> dict[str, Any]:
@@ -122,25 +134,31 @@ def _encoder(folder: Path, start: str, card: Mapping[str, Any]) -> str:
 
 
 def facts(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """A row for everything that was started from, plain data: "kind", "data", "start", "encoder", "steps",
-    "runs" (folders), "seeds", "scores" (of each), "mean", "spread" (their standard deviation; None of one),
-    "gain" and "gain_error" (over random weights of the same encoder, kind, data and length, paired where all
-    seeds are the same; None where there is none).
+    """A row for every experiment, plain data: "kind", "data", "start" (and what tells it from other
+    experiments that started alike), "random", "encoder", "steps", "runs" (folders), "seeds", "scores" (of
+    each), "mean", "spread" (their standard deviation; None of one), "gain" and "gain_error" (over random
+    weights of the same encoder, kind, data, length and settings, paired where all seeds are the same; None
+    where there is none).
+
+    Raises:
+        UserError: two runs are the same experiment with the same seed.
     """
     groups: dict[tuple[Any, ...], list[Evaluation]] = {}
-    for one in evaluations:
-        groups.setdefault((one.kind, one.data, one.encoder, one.steps, one.random, one.start), []).append(one)
+    for one in sorted(evaluations, key=lambda one: one.seed):
+        groups.setdefault(one.group, []).append(one)
+    for runs in groups.values():
+        _require_distinct(runs)
+    labels = _labels([runs[0] for runs in groups.values()])
     rows = []
     for key, runs in sorted(groups.items(), key=lambda item: (item[0][:2], _mean(item[1]))):
-        runs = sorted(runs, key=lambda one: one.seed)
         scores = [one.score for one in runs]
-        baseline = groups.get((*key[:4], True, RANDOM), []) if not runs[0].random else []
-        gain, error = _gain(runs, sorted(baseline, key=lambda one: one.seed))
+        gain, error = _gain(runs, _baseline(runs[0], groups.values()))
         rows.append(
             {
                 "kind": runs[0].kind,
                 "data": runs[0].data,
-                "start": runs[0].start,
+                "start": labels[key],
+                "random": runs[0].random,
                 "encoder": runs[0].encoder,
                 "steps": runs[0].steps,
                 "runs": [str(one.folder) for one in runs],
@@ -153,6 +171,42 @@ def facts(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _require_distinct(runs: Sequence[Evaluation]) -> None:
+    """
+    Raises:
+        UserError: two runs of one group have both seed and start in common.
+    """
+    seen: dict[tuple[int, str], Path] = {}
+    for one in runs:
+        if (other := seen.setdefault((one.seed, one.place), one.folder)) != one.folder:
+            raise UserError(
+                f"{other} and {one.folder} are the same experiment with the same seed, {one.seed}: leave one "
+                "of them out"
+            )
+
+
+def _labels(experiments: Sequence[Evaluation]) -> dict[tuple[Any, ...], str]:
+    """What each experiment started from, and what else tells it from those that started alike."""
+    alike: dict[tuple[Any, ...], list[Evaluation]] = {}
+    for one in experiments:
+        alike.setdefault((one.kind, one.data, one.encoder, one.start), []).append(one)
+    return {
+        one.group: ", ".join([one.start, *filter(None, [difference])])
+        for own in alike.values()
+        for one, difference in zip(own, differences([one.facts for one in own]), strict=True)
+    }
+
+
+def _baseline(run: Evaluation, groups: Iterable[list[Evaluation]]) -> list[Evaluation]:
+    """Runs from random weights with the same budget, by the recipe of the same method if there are such."""
+    if run.random:
+        return []
+    own = [runs for runs in groups if runs[0].random and runs[0].budget == run.budget]
+    return max(
+        own, key=lambda runs: (runs[0].facts.get("name") == run.facts.get("name"), len(runs)), default=[]
+    )
 
 
 def _mean(runs: Sequence[Evaluation]) -> float:
@@ -231,7 +285,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
                 "label": f"{row['start']}, {row['encoder']}",
                 "width": f"{100 * row['mean']:.1f}",
                 "value": percent(row["mean"], row["spread"]),
-                "own": row["start"] != RANDOM,
+                "own": not row["random"],
             }
             for row in own
         ]

@@ -232,8 +232,13 @@ class EndlessBatches(Sampler[list[tuple[int, int]]]):
             epoch, step = epoch + 1, 0
 
 
-def require_few_bad(samples: Read, bad: dict[str, str], allowed: int, count: int) -> None:
+def require_few_bad(
+    samples: Read, bad: dict[str, str], allowed: int, count: int, *, setting: str | None = "max_bad"
+) -> None:
     """Add the files that a batch could not read to `bad`.
+
+    Args:
+        setting: by which more could be allowed; None if there is none.
 
     Raises:
         UserError: they are more than are allowed.
@@ -244,9 +249,10 @@ def require_few_bad(samples: Read, bad: dict[str, str], allowed: int, count: int
             log.warning("Left out %s: %s", name, reason)
     if len(bad) > allowed or not samples.complete:
         first = "".join(f"\n  {name}: {reason}" for name, reason in list(bad.items())[:5])
+        limit, more = (f" ({setting})", ", or allow more") if setting else ("", "")
         raise UserError(
-            f"{len(bad)} of {count} files cannot be read so far, and at most {allowed} may be bad (max_bad). "
-            f"Repair or remove them, or allow more. The first:{first}"
+            f"{len(bad)} of {count} files cannot be read so far, and at most {allowed} may be bad{limit}. "
+            f"Repair or remove them{more}. The first:{first}"
         )
 
 

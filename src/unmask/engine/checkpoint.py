@@ -58,9 +58,15 @@ def checkpoint_name(step: int) -> str:
 
 
 def save_checkpoint(
-    accelerator: Accelerator, ema: ModelEmaV3 | None, state: State, folder: Path, *, keep: int
+    accelerator: Accelerator,
+    ema: ModelEmaV3 | None,
+    state: State,
+    folder: Path,
+    *,
+    keep: int,
+    best: int | None,
 ) -> None:
-    """Write `folder/step_XXXXXXXX` and keep the newest `keep` checkpoints, and that of `state.best`. All
+    """Write `folder/step_XXXXXXXX` and keep the newest `keep` checkpoints, and that of the step `best`. All
     processes call this."""
     path = folder / checkpoint_name(state.step)
     if path.exists():
@@ -79,7 +85,7 @@ def save_checkpoint(
         (unfinished / STATE).write_text(json.dumps(asdict(state)))
         publish(unfinished, path)
         for old in checkpoints(folder)[:-keep]:
-            if state.best is None or old.name != checkpoint_name(state.best):
+            if best is None or old.name != checkpoint_name(best):
                 # Renamed first: a process killed while deleting must not leave half a checkpoint with a full
                 # name.
                 remove(old.rename(folder / f"{LEFTOVER}{old.name}"))

@@ -50,7 +50,8 @@ class Guard:
             UserError: `step` was the last of `MOST_REJECTED` in a row.
         """
         if self._in_a_row == MOST_REJECTED:
-            kept = sorted((self._folder / "failures").glob("*.png"))
+            # Of a step with a picture that comes first; what is learned from labels has none.
+            kept = sorted((self._folder / "failures").glob("step_*"))
             where = f" The first batches that failed are kept, as {kept[0]}." if kept else ""
             raise UserError(diverged(f"for {MOST_REJECTED} steps in a row, up to step {step:,}") + where)
 

@@ -221,7 +221,8 @@ def _save(job: LabelledJob, state: State) -> None:
     """A checkpoint; none if the weights are not finite."""
     require_finite(job.result, state.step)
     folder, keep = job.folder / "checkpoints", job.recipe.checkpoint.keep
-    save_checkpoint(job.accelerator, job.ema, state, folder, keep=keep)
+    # The best weights lie in a file of their own, so their checkpoint need not stay.
+    save_checkpoint(job.accelerator, job.ema, state, folder, keep=keep, best=None)
 
 
 def _conclude(job: LabelledJob, state: State) -> None:
@@ -238,7 +239,7 @@ def _keep(job: LabelledJob, step: int, parts: list[Any]) -> str | None:
     path = place_for(job.folder, step, job.accelerator.process_index)
     if path is None:
         return None
-    save_file(_tensors(parts, "part"), path)
+    put(path, lambda unfinished: save_file(_tensors(parts, "part"), unfinished))
     return str(path.relative_to(job.folder))
 
 

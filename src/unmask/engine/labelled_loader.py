@@ -82,7 +82,7 @@ class LabelledLoader:
         """
         sampler = EndlessBatches(*self._order, start_step)
         for batch in prepared(self._samples, sampler, self._workers, self._pin_memory):
-            require_few_bad(batch, self.bad, self._allowed, self._count)
+            require_few_bad(batch, self.bad, self._allowed, self._count, setting=None)
             yield batch.parts
 
 

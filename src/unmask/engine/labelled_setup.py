@@ -141,6 +141,7 @@ def prepare_task(
         task.model.compile()
     model, prepared = accelerator.prepare(task.model, optimiser)
     process = {"device": accelerator.device, "precision": precision, "workers": workers}
+    scheduler = build_scheduler(optimiser, optim, recipe.schedule, len(loader), warmup_as_stated=True)
     return LabelledJob(
         folder=folder,
         recipe=recipe,
@@ -152,7 +153,7 @@ def prepare_task(
         ema=ema,
         parameters=[parameter for parameter in task.model.parameters() if parameter.requires_grad],
         optimiser=prepared,
-        scheduler=build_scheduler(optimiser, optim, recipe.schedule, len(loader)),
+        scheduler=scheduler,
         total=total_steps(recipe.schedule, len(loader)),
         process=Process(**process, index=rank, count=count),
         environment=describe(accelerator, precision)

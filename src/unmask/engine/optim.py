@@ -58,16 +58,27 @@ def steps_at(schedule: Schedule, epochs: float, steps_per_epoch: int) -> int:
     return round(epochs / (schedule.epochs or REFERENCE_EPOCHS) * schedule.steps)
 
 
-def warmup_steps(schedule: Schedule, steps_per_epoch: int) -> int:
-    """Steps of linear warm-up, at most a fifth of the run."""
-    longest = math.floor(LONGEST_WARMUP * total_steps(schedule, steps_per_epoch))
+def warmup_steps(schedule: Schedule, steps_per_epoch: int, *, as_stated: bool = False) -> int:
+    """Steps of linear warm-up, at most a fifth of the run.
+
+    Args:
+        as_stated: a share of the run, as it is by epochs, may be any that leaves a step; a count is bounded.
+    """
+    total = total_steps(schedule, steps_per_epoch)
+    longest = math.floor(LONGEST_WARMUP * total)
     if schedule.warmup_steps is not None:
         return min(schedule.warmup_steps, longest)
-    return min(steps_at(schedule, schedule.warmup_epochs, steps_per_epoch), longest)
+    stated = steps_at(schedule, schedule.warmup_epochs, steps_per_epoch)
+    return min(stated, total - 1 if as_stated else longest)
 
 
 def build_scheduler(
-    optimiser: Optimizer, optim: Optim, schedule: Schedule, steps_per_epoch: int
+    optimiser: Optimizer,
+    optim: Optim,
+    schedule: Schedule,
+    steps_per_epoch: int,
+    *,
+    warmup_as_stated: bool = False,
 ) -> Scheduler:
     """The learning rate of every step, set by `step_update(step)` before step 0, 1, ... of the run.
 
@@ -77,8 +88,12 @@ def build_scheduler(
         cosine: b + (p - b) (1 + cos(pi (t - W) / (T - W))) / 2
         poly: b + (p - b) (1 - (t - W) / (T - W)) ^ power
         multistep: p * decay ^ (milestones passed);  constant: p
+
+    Args:
+        warmup_as_stated: see `warmup_steps`.
     """
-    total, warmup = total_steps(schedule, steps_per_epoch), warmup_steps(schedule, steps_per_epoch)
+    total = total_steps(schedule, steps_per_epoch)
+    warmup = warmup_steps(schedule, steps_per_epoch, as_stated=warmup_as_stated)
     peak = optim.peak_lr
     warmup_lr = schedule.warmup_lr * peak
     if schedule.kind in ("cosine", "poly"):

@@ -15,7 +15,7 @@ def save(job: Job, state: State) -> None:
     """
     require_finite(job.result, state.step)
     folder, keep = job.folder / "checkpoints", job.recipe.checkpoint.keep
-    save_checkpoint(job.accelerator, job.ema, state, folder, keep=keep)
+    save_checkpoint(job.accelerator, job.ema, state, folder, keep=keep, best=state.best)
     _hand_over(job, state, job.kind.weights)
 
 

@@ -7,6 +7,7 @@ from unmask.encoders import Encoder
 from unmask.errors import UserError
 from unmask.evaluate.finetune.choose import choose_recipe
 from unmask.evaluate.finetune.published import PUBLISHED, few
+from unmask.recipes.tasks import with_settings
 
 
 def chosen(encoder: Encoder, method: str | None, images: int = 50_000, again: bool = False) -> str:
@@ -74,6 +75,19 @@ def test_published_numbers(name: str, lr: float, epochs: int, decay: float, drop
     assert recipe.optim.peak_lr == pytest.approx(lr) and recipe.schedule.epochs == epochs
     assert recipe.optim.layer_decay == decay and recipe.encoder.options["drop_path_rate"] == drop
     assert recipe.schedule.final_lr * recipe.optim.peak_lr == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "mae_few"])
+def test_rates_are_scaled_to_the_batch(name: str) -> None:
+    recipe = few("mae", 192) if name == "mae_few" else PUBLISHED[name]()
+    half = with_settings(recipe, batch_size=recipe.optim.batch_size // 2)
+    assert half.optim.peak_lr == recipe.optim.peak_lr / 2
+    assert with_settings(recipe, batch_size=8, lr=1e-3).optim.peak_lr == 1e-3
+
+
+def test_a_batch_that_is_fitted_to_the_images_scales_the_rate_too() -> None:
+    recipe = choose_recipe("cae_base", method=None, encoder=tiny_encoder("vit"), images=100, again=False)
+    assert recipe.optim.batch_size == 64 and recipe.optim.peak_lr == pytest.approx(8e-3 * 64 / 4096)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -234,6 +234,18 @@ def test_random_weights_are_a_baseline_under_the_same_budget(start: Path, data: 
     recipe = read_json(tmp_path / "a" / "recipe.json")
     assert recipe["start"]["random"] is True
     assert recipe["optim"]["layer_decay"] == 0.75  # all settings are the same
+    assert tune(start, data, tmp_path / "a", resume=True).step == 1  # which remembers that it was random
+
+
+def test_a_run_killed_at_once_goes_on_with_the_same_random_weights(data: Path, tmp_path: Path) -> None:
+    name = "random:test_vit"
+    one = {"image_size": 32, "steps": 1, "lr": 1e-9}
+    tune(name, data, tmp_path / "whole", seed=3, **one)
+    out = tmp_path / "killed"
+    out.mkdir()
+    shutil.copy(tmp_path / "whole" / "recipe.json", out)
+    tune(name, data, out, resume=True, device="cpu", precision="fp32")
+    assert same(load_file(tmp_path / "whole" / "model.safetensors"), load_file(out / "model.safetensors"))
 
 
 def test_a_fraction_and_another_size(start: Path, data: Path, tmp_path: Path) -> None:
@@ -241,6 +253,11 @@ def test_a_fraction_and_another_size(start: Path, data: Path, tmp_path: Path) ->
     metrics, recipe = (read_json(tmp_path / "run" / f"{name}.json") for name in ("metrics", "recipe"))
     assert metrics["train"]["images"] == 21 and recipe["data"]["fraction"] == 0.5
     assert load_encoder(tmp_path / "run").image_size == (48, 48)
+
+
+def test_a_fraction_as_a_setting_chooses_the_recipe_too(start: Path, data: Path, tmp_path: Path) -> None:
+    tune(start, data, tmp_path / "run", steps=1, batch_size=None, overrides={"data.fraction": "0.25"})
+    assert read_json(tmp_path / "run" / "recipe.json")["optim"]["batch_size"] == 8  # fits 12 images, not 42
 
 
 @pytest.mark.parametrize("name", ["swin", "hivit", "revcolv2"])
@@ -313,6 +330,13 @@ def test_unreadable_files_are_counted_and_left_out(start: Path, data: Path, tmp_
         ({"recipe": "mea_base"}, "did you mean mae_base"),
         ({"image_size": 30}, "30 x 30 pixels"),
         ({"overrides": {"task.pool": "max"}}, "task.pool='max'"),
+        ({"overrides": {"task.head_std": 0}}, "task.head_std=0"),
+        (
+            {"overrides": {"encoder.num_classes": 7}},
+            "encoder.num_classes cannot be set here: it follows from",
+        ),
+        ({"overrides": {"encoder.global_pool": "max"}}, "it follows from task.pool"),
+        ({"overrides": {"data.fraction": "half"}}, "data.fraction='half'"),
         ({"fraction": 2.0}, "data.fraction=2.0"),
         ({"epochs": 2}, "two ways to say the same"),
     ],
@@ -337,6 +361,8 @@ def test_what_cannot_be_fine_tuned_is_named(start: Path, data: Path, tmp_path: P
     tune(start, data, out, steps=1)
     with pytest.raises(UserError, match=r"start.name is"):
         tune(saved(tmp_path / "other"), data, out, resume=True)
+    with pytest.raises(UserError, match="started with the recipe mae_few, not cae_base"):
+        tune(start, data, out, resume=True, recipe="cae_base")
     from unmask.engine.pretrain import pretrain
 
     with pytest.raises(UserError, match="holds what `unmask evaluate finetune` trained"):

@@ -94,10 +94,14 @@ def finetune(
         raise UserError(f"{wrong[0]} follows from what is fine-tuned and cannot be set")
     parts = open_parts(data)
     require_apart(folder, parts.train)
-    subject = find_subject(run_or_name, image_size=None, seed=seed or 0)
+    drawn_by = saved.seed if saved is not None and seed is None else seed or 0
+    subject = find_subject(run_or_name, image_size=None, seed=drawn_by)
+    if saved is not None:
+        _require_recipe(saved, recipe)
+        random = random or saved.start.random
     start = Start(name=_place(run_or_name, subject), method=_method(subject), random=random)
     chosen: dict[str, Any] = {"image_size": image_size, "batch_size": batch_size, "lr": lr, "seed": seed}
-    base = saved or _chosen(recipe, subject, parts, start, fraction)
+    base = saved or _chosen(recipe, subject, parts, start, _fraction(settings))
     resolved = with_settings(base, epochs=epochs, steps=steps, overrides=settings, **chosen)
     resolved = resolved.model_copy(update={"start": start, "classes": tuple(parts.classes)})
     _require_pairs(resolved)
@@ -117,13 +121,31 @@ def _say(notes: list[str], *, shown: bool) -> None:
         console.print(note, soft_wrap=True)
 
 
+def _require_recipe(saved: FinetuneRecipe, recipe: str | None) -> None:
+    """
+    Raises:
+        UserError: the run to go on with has another recipe.
+    """
+    if recipe not in (None, saved.name):
+        raise UserError(
+            f"the run was started with the recipe {saved.name}, not {recipe}; leave --recipe out, or start a "
+            "new run"
+        )
+
+
+def _fraction(settings: Mapping[str, Any]) -> float:
+    """Of the training images that are used, as `--fraction` or as a setting."""
+    own = {key: value for key, value in settings.items() if key == "data.fraction"}
+    return with_settings(FinetuneRecipe(name=""), overrides=own).data.fraction
+
+
 def _chosen(
-    recipe: str | None, subject: Subject, parts: Parts, start: Start, fraction: float | None
+    recipe: str | None, subject: Subject, parts: Parts, start: Start, fraction: float
 ) -> FinetuneRecipe:
     """The recipe before a person's settings."""
     if subject.encoder is None:
         raise UserError("pixels cannot be fine-tuned: give a run, a timm name, or random:NAME")
-    images = len(parts.with_fraction(fraction or 1.0, seed=0).train)
+    images = len(parts.with_fraction(fraction, seed=0).train)
     chosen = choose_recipe(
         recipe,
         method=start.method,

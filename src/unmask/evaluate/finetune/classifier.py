@@ -23,6 +23,14 @@ _NORM_AFTER: dict[type[nn.Module], str] = {
 NEW = ("head.", "fc_norm.")
 _GROWN = ".relative_position_bias_table"  # starts at zero, which changes nothing
 FIXED = ("model_name", "img_size", "in_chans", "num_classes")
+SAID_ELSEWHERE = {
+    "model_name": "what is fine-tuned",
+    "img_size": "--image-size",
+    "in_chans": "what is fine-tuned",
+    "num_classes": "the classes in the data",
+    "global_pool": "task.pool",
+    **dict.fromkeys(_NORM_AFTER.values(), "task.pool"),
+}
 
 
 def classifier_architecture(
@@ -34,8 +42,11 @@ def classifier_architecture(
         options: of the model, beside those that the encoder was built with: drop_path_rate, ...
 
     Raises:
-        UserError: a pooling that this architecture does not have.
+        UserError: a pooling that this architecture does not have; an option that is said elsewhere.
     """
+    for name in options:
+        if (meant := SAID_ELSEWHERE.get(name)) is not None:
+            raise UserError(f"encoder.{name} cannot be set here: it follows from {meant}")
     return {**encoder.architecture, "num_classes": classes, **_pooling(encoder, pool), **options}
 
 

@@ -32,9 +32,12 @@ def _run(
     first_lr: float = 0.0,
     **optim: Any,
 ) -> FinetuneRecipe:
-    """A paper's recipe; the learning rate is absolute (`lr`) or for `lr_per` images a step (`base_lr`)."""
+    """A paper's recipe; the learning rate is meant for `batch_size` (`lr`) or for `lr_per` (`base_lr`) images
+    a step, and is scaled to any other batch."""
     peak = lr if lr is not None else (base_lr or 0.0) * batch_size / lr_per
-    rate: dict[str, Any] = {"lr": lr} if lr is not None else {"base_lr": base_lr, "lr_per": lr_per}
+    rate: dict[str, Any] = {"base_lr": base_lr, "lr_per": lr_per}
+    if lr is not None:
+        rate = {"base_lr": lr, "lr_per": batch_size}
     return FinetuneRecipe(
         name=name,
         task=FinetuneOptions(pool=pool) if mixed else FinetuneOptions(pool=pool, mixup=0.0, cutmix=0.0),

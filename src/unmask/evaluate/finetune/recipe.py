@@ -31,7 +31,8 @@ class FinetuneOptions(Section):
     mixup: Strength = 0.8  # alpha of the Beta distribution that mixes two images; 0 is none
     cutmix: Strength = 1.0  # alpha for patches pasted from another image; 0 is none
     mix_probability: Share = 1.0  # of a batch to be mixed
-    head_std: Strength = 2e-5  # of the classifier's first weights (MAE; BEiT's scaling by 0.001 is the same)
+    head_std: Annotated[float, Field(gt=0)] = 2e-5
+    # of the classifier's first weights (MAE; BEiT's scaling by 0.001 is the same)
 
     @property
     def mixes(self) -> bool:
