@@ -2,6 +2,9 @@
 
 import csv
 import json
+import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from unmask.evaluate.segment.layouts import find_mask_files
 from unmask.evaluate.segment.recipes import SegmentRecipe, default
 from unmask.evaluate.segment.run import build_network, named_recipe
 from unmask.evaluate.segment.score import confusion
-from unmask.evaluate.segment.segmenter import Training
+from unmask.evaluate.segment.segmenter import Segmenter, Training
 from unmask.evaluate.segment.task import SegmentTask
 from unmask.export import save_encoder
 from unmask.load import load_pyramid
@@ -163,6 +166,29 @@ def test_validation_is_of_the_data_set_however_many_processes_share_it(encoders:
             return [*found, confusion(said, torch.from_numpy(scene.mask).long(), 3)]
 
     assert task.validate(network, Two(device=torch.device("cpu"), index=0, count=2)) == whole
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others cannot tell who sent a signal")
+def test_a_signal_to_the_whole_group_leaves_the_validation_running(
+    encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = write_scenes(tmp_path, parts={"training": 1, "validation": 64})
+    recipe = with_settings(default(), overrides=SMALL)
+    network = built(str(encoders / "vit"), recipe, ("a", "b", "c"))
+    task = SegmentTask(network.eval(), *find_mask_files(scenes), recipe)
+    plain = task.validate(network, Process(device=torch.device("cpu")))
+    scores = Segmenter.scores
+    told: list[str] = []
+
+    def signalled(*given: Any, **named: Any) -> torch.Tensor:
+        if not told:
+            told.extend(str(worker.pid) for worker in multiprocessing.active_children())
+            subprocess.run(["kill", "-TERM", *told], check=True)
+        return scores(*given, **named)
+
+    monkeypatch.setattr(Segmenter, "scores", signalled)
+    assert task.validate(network, Process(device=torch.device("cpu"), workers=1)) == plain
+    assert len(told) == 1
 
 
 def test_a_run_that_goes_on_is_the_run(encoders: Path, scenes: Path, tmp_path: Path) -> None:
