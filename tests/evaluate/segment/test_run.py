@@ -217,7 +217,7 @@ def test_a_run_that_goes_on_is_the_run(encoders: Path, scenes: Path, tmp_path: P
 def test_pictures_that_break_later_are_left_out_and_said(
     encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "survey", lambda *_given, **_named: None)
+    monkeypatch.setattr(command, "survey", lambda *_given, **_named: np.ones(3))
     scenes = write_scenes(tmp_path / "scenes", parts={"training": 4, "validation": 3})
     path = scenes / "images" / "validation" / "1.png"
     content = path.read_bytes()
@@ -251,11 +251,14 @@ def test_recipes_are_whole(name: str) -> None:
         (["--image-size", "30"], "cannot take images of 30 x 30"),
         (["--batch-size", "100"], "fewer than one batch of 100"),
         (["--annotations", "nothing.json"], "nothing.json cannot be read"),
+        (["data.reduce_zero_label=true", "data.classes=NAMES"], "'a', is that of index 1"),
     ],
 )
 def test_mistakes_are_explained(
     extra: list[str], message: str, encoders: Path, scenes: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "names").write_text("a\nb\nc\n", encoding="utf-8")
+    extra = [one.replace("NAMES", str(tmp_path / "names")) for one in extra]
     given = [str(encoders / "vit"), "--data", str(scenes), "--out", str(tmp_path / "run"), *extra]
     result = CliRunner().invoke(app, ["evaluate", "segment", *given])
     assert isinstance(result.exception, UserError) and message in str(result.exception)

@@ -21,7 +21,7 @@ from unmask.evaluate.backbone import backbone_of, find_parts
 from unmask.evaluate.segment.layouts import find_mask_files
 from unmask.evaluate.segment.polygons import find_polygons
 from unmask.evaluate.segment.recipes import RECIPES, SegmentRecipe
-from unmask.evaluate.segment.scenes import Scenes, survey
+from unmask.evaluate.segment.scenes import Scenes, require_classes, require_right_names, survey
 from unmask.evaluate.segment.segmenter import Reading, Segmenter, Training
 from unmask.evaluate.segment.task import SegmentTask
 from unmask.evaluate.subject import Subject
@@ -107,9 +107,7 @@ def segment(
     training, validation = _find(chosen, data, annotations, val_data, val_annotations)
     network = build_network(subject, pyramid, chosen, training.classes, device=choose_device(device))
     network.segmenter.backbone.encoder.checkpointing = checkpointing
-    with Console(stderr=True, quiet=not (progress and speaks())).status("looking at all masks"):
-        survey(training, part="training", channels=subject.channels, bits=subject.bits)
-        survey(validation, part="validation", channels=subject.channels, bits=subject.bits)
+    _look_at_all(training, validation, subject, listed=annotations is None, progress=progress)
     machine = Machine(
         device=device, precision=precision, workers=workers, compile=compile, checkpointing=checkpointing
     )
@@ -223,6 +221,27 @@ def _find(
         val_annotations=_path(val_annotations),
         reduce_zero_label=reduced,
     )
+
+
+def _look_at_all(
+    training: Scenes, validation: Scenes, subject: Subject, *, listed: bool, progress: bool
+) -> None:
+    """Every mask, before anything is trained.
+
+    Args:
+        listed: names of classes follow the order of the indices.
+
+    Raises:
+        UserError: something that cannot be learned.
+    """
+    with Console(stderr=True, quiet=not (progress and speaks())).status("looking at all masks"):
+        counts = [
+            survey(scenes, part=part, channels=subject.channels, bits=subject.bits)
+            for part, scenes in (("training", training), ("validation", validation))
+        ]
+    if listed:
+        require_right_names((training, validation), counts)
+    require_classes(training, counts[0])
 
 
 def _path(given: str | Path | None) -> Path | None:
