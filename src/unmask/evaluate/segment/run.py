@@ -102,6 +102,7 @@ def segment(
     )
     if saved is None and chosen.network.random:
         chosen = at_one_rate(chosen, overrides)
+    _require_several(chosen, choose_device(device))
     subject, pyramid = find_parts(start, image_size=chosen.data.image_size, seed=chosen.seed)
     chosen = _fitted(chosen.model_copy(update={"start": start}), subject, pyramid)
     training, validation = _find(chosen, data, annotations, val_data, val_annotations)
@@ -242,6 +243,21 @@ def _look_at_all(
     if listed:
         require_right_names((training, validation), counts)
     require_classes(training, counts[0])
+
+
+def _require_several(recipe: SegmentRecipe, device: str) -> None:
+    """
+    Raises:
+        UserError: batch norms that see a single crop; its map, pooled to one place, has no variance.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    # On GPUs they see the crops of all processes, as `build_network` makes them.
+    together = 1 if device == "cuda" else processes
+    if recipe.network.norm == "batch" and recipe.optim.batch_size // recipe.optim.accumulate // together < 2:
+        raise UserError(
+            "Batch norms need two crops or more that are computed together, and here it is one: use a "
+            "smaller optim.accumulate, a larger --batch-size, or network.norm=layer."
+        )
 
 
 def _path(given: str | Path | None) -> Path | None:
