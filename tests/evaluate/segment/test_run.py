@@ -208,7 +208,11 @@ def test_a_run_that_goes_on_is_the_run(encoders: Path, scenes: Path, tmp_path: P
         patch.setattr(loop, "_update", stopping)
         with pytest.raises(KeyboardInterrupt):
             segment(encoders / "vit", out=tmp_path / "cut", **task_steps)
-    segment(encoders / "vit", out=tmp_path / "cut", resume=True, **task_steps)
+    with pytest.raises(UserError, match="the recipe of this one is default, not mae_vit_base_ade20k"):
+        segment(
+            encoders / "vit", out=tmp_path / "cut", resume=True, recipe="mae_vit_base_ade20k", **task_steps
+        )
+    segment(encoders / "vit", out=tmp_path / "cut", resume=True, recipe="default", **task_steps)
     assert calls == [0, 1, 2, 3, 4]
     whole, cut = (load_segmenter(tmp_path / name).state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(tensor, cut[name]) for name, tensor in whole.items())

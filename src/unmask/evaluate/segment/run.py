@@ -39,7 +39,7 @@ def segment(
     annotations: str | Path | None = None,
     val_data: str | Path | None = None,
     val_annotations: str | Path | None = None,
-    recipe: str = "default",
+    recipe: str | None = None,
     random: bool = False,
     image_size: ImageSize | None = None,
     epochs: int | None = None,
@@ -70,7 +70,7 @@ def segment(
         annotations: COCO's JSON of the pictures to train on.
         val_data: folder of the pictures to validate on; None is `data`.
         val_annotations: their JSON; None lets a fifth of the pictures validate.
-        recipe: one of `RECIPES`.
+        recipe: one of `RECIPES`; None is "default", or that of the run to go on with.
         random: start from the weights that the run itself started from, and give all layers one learning
             rate: the baseline under the same budget.
         image_size: height and width of a crop; None is what the encoder was trained with.
@@ -89,9 +89,9 @@ def segment(
     """
     folder = Path(out).expanduser()
     start = location(run_or_name) if is_path(run_or_name) else str(run_or_name)
-    saved = saved_task_recipe(SegmentRecipe, folder, resume=resume, overwrite=overwrite)
+    saved = saved_task_recipe(SegmentRecipe, folder, resume=resume, overwrite=overwrite, asked=recipe)
     chosen = with_settings(
-        saved or named_recipe(recipe),
+        saved or named_recipe(recipe or "default"),
         image_size=image_size,
         epochs=epochs,
         steps=steps,
