@@ -100,6 +100,28 @@ def test_every_family_goes_through_the_same_command(
     assert load_segmenter(tmp_path).backbone.neck_name == neck
 
 
+def test_an_encoder_may_be_given_and_stays_as_it_is(scenes: Path, tmp_path: Path) -> None:
+    encoder = tiny_encoder("vit")
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    segment(encoder, data=scenes, out=tmp_path, steps=1, batch_size=2, overrides=SMALL, **QUIET)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+    assert json.loads((tmp_path / "recipe.json").read_text())["start"] == encoder.architecture["model_name"]
+
+
+def test_names_of_classes_are_found_from_any_folder(
+    encoders: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "names.txt").write_text("a\nb\nc\n", encoding="utf-8")
+    (tmp_path / "elsewhere").mkdir()
+    options: dict[str, Any] = {"data": scenes, "out": tmp_path / "run", "steps": 1, "batch_size": 2, **QUIET}
+    monkeypatch.chdir(tmp_path)
+    segment(encoders / "vit", overrides={**SMALL, "data.classes": "names.txt"}, **options)
+    assert load_segmenter(tmp_path / "run").classes == ("a", "b", "c")
+    segment(encoders / "vit", overrides={"data.classes": "names.txt"}, resume=True, **options)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    segment(encoders / "vit", resume=True, **options)
+
+
 def test_random_weights_learn_at_one_rate(encoders: Path, scenes: Path, tmp_path: Path) -> None:
     own = {"optim.layer_decay": 0.6}
     for name, overrides, decay in (("baseline", {}, 1.0), ("asked for", own, 0.6)):

@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import nn
 
 from unmask.data.views import imagenet_statistics
+from unmask.encoders import Encoder
 from unmask.encoders.base import ImageSize
 from unmask.encoders.itpn import Pyramid
 from unmask.engine.labelled import saved_task_recipe, train_task
@@ -32,7 +33,7 @@ from unmask.runs import location
 
 
 def segment(
-    run_or_name: str | Path,
+    run_or_name: str | Path | Encoder,
     *,
     data: str | Path,
     out: str | Path,
@@ -63,7 +64,7 @@ def segment(
     class), `classes.csv`, `images/segmentation.png`, and the segmenter, for `unmask.load_segmenter`.
 
     Args:
-        run_or_name: a run folder, a saved encoder, a timm name, or "random:NAME".
+        run_or_name: a run folder, a saved encoder, a timm name, "random:NAME", or an encoder.
         data: a folder with `images` and `annotations` (or `masks`), each with `training` and `validation` or
             without parts; with `annotations`, the folder of the pictures.
         out: the run's folder.
@@ -88,7 +89,6 @@ def segment(
         UserError: anything that a person can correct.
     """
     folder = Path(out).expanduser()
-    start = location(run_or_name) if is_path(run_or_name) else str(run_or_name)
     saved = saved_task_recipe(SegmentRecipe, folder, resume=resume, overwrite=overwrite, asked=recipe)
     chosen = with_settings(
         saved or named_recipe(recipe or "default"),
@@ -102,9 +102,11 @@ def segment(
     )
     if saved is None and chosen.network.random:
         chosen = at_one_rate(chosen, overrides)
+    chosen = _placed(chosen, run_or_name, saved)
     _require_several(chosen, choose_device(device))
-    subject, pyramid = find_parts(start, image_size=chosen.data.image_size, seed=chosen.seed)
-    chosen = _fitted(chosen.model_copy(update={"start": start}), subject, pyramid)
+    begun = run_or_name if isinstance(run_or_name, Encoder) else chosen.start
+    subject, pyramid = find_parts(begun, image_size=chosen.data.image_size, seed=chosen.seed)
+    chosen = _fitted(chosen, subject, pyramid)
     training, validation = _find(chosen, data, annotations, val_data, val_annotations)
     network = build_network(subject, pyramid, chosen, training.classes, device=choose_device(device))
     network.segmenter.backbone.encoder.checkpointing = checkpointing
@@ -168,6 +170,20 @@ def build_network(
     if device == "cuda" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     return network
+
+
+def _placed(
+    recipe: SegmentRecipe, run_or_name: str | Path | Encoder, saved: SegmentRecipe | None
+) -> SegmentRecipe:
+    """The recipe with its start, and with paths that are right from any folder."""
+    if isinstance(run_or_name, Encoder):
+        start = run_or_name.architecture["model_name"]
+    else:
+        start = location(run_or_name) if is_path(run_or_name) else str(run_or_name)
+    data, before = recipe.data, None if saved is None else saved.data.classes
+    if data.classes not in (None, before):
+        data = data.model_copy(update={"classes": location(data.classes)})
+    return recipe.model_copy(update={"start": start, "data": data})
 
 
 def _fitted(recipe: SegmentRecipe, subject: Subject, pyramid: Pyramid | None) -> SegmentRecipe:
