@@ -122,6 +122,13 @@ def test_names_of_classes_are_found_from_any_folder(
     segment(encoders / "vit", resume=True, **options)
 
 
+def test_a_run_among_the_pictures_is_refused(encoders: Path, tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path, parts={".": 4})
+    with pytest.raises(UserError, match="lies inside the data"):
+        segment(encoders / "vit", data=scenes, out=scenes / "images" / "run", **QUIET)
+    assert not (scenes / "images" / "run").exists()
+
+
 def test_random_weights_learn_at_one_rate(encoders: Path, scenes: Path, tmp_path: Path) -> None:
     own = {"optim.layer_decay": 0.6}
     for name, overrides, decay in (("baseline", {}, 1.0), ("asked for", own, 0.6)):

@@ -107,7 +107,7 @@ def segment(
     begun = run_or_name if isinstance(run_or_name, Encoder) else chosen.start
     subject, pyramid = find_parts(begun, image_size=chosen.data.image_size, seed=chosen.seed)
     chosen = _fitted(chosen, subject, pyramid)
-    training, validation = _find(chosen, data, annotations, val_data, val_annotations)
+    training, validation = _find(chosen, data, annotations, val_data, val_annotations, folder)
     network = build_network(subject, pyramid, chosen, training.classes, device=choose_device(device))
     network.segmenter.backbone.encoder.checkpointing = checkpointing
     _look_at_all(training, validation, subject, listed=annotations is None, progress=progress)
@@ -221,6 +221,7 @@ def _find(
     annotations: str | Path | None,
     val_data: str | Path | None,
     val_annotations: str | Path | None,
+    out: Path,
 ) -> tuple[Scenes, Scenes]:
     """(training, validation)."""
     folder, reduced, names = _path(data), recipe.data.reduce_zero_label, _path(recipe.data.classes)
@@ -228,7 +229,7 @@ def _find(
     if annotations is None:
         if val_data is not None or val_annotations is not None:
             raise UserError("--val-data and --val-annotations go with --annotations, for COCO's files.")
-        return find_mask_files(folder, classes=names, reduce_zero_label=reduced)
+        return find_mask_files(folder, classes=names, reduce_zero_label=reduced, out=out)
     if names is not None:
         raise UserError("data.classes is for masks in files; COCO's files name their categories.")
     return find_polygons(
