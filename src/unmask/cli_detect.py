@@ -40,7 +40,7 @@ OwnSettings = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="Settings, such as heads.width=128 or data.jitter=large_scale."),
 ]
 RecipeName = Annotated[
-    str, learned(metavar="NAME", help="small, or a published one, such as vitdet_base; see the docs.")
+    str | None, learned(metavar="NAME", help="small, or a published one, such as vitdet_base; see the docs.")
 ]
 Masks = Annotated[bool | None, learned(help="Learn masks too; if not given, where all objects have one.")]
 Cascade = Annotated[
@@ -57,7 +57,7 @@ def detect(
     out: RunFolder,
     settings: OwnSettings = None,
     val_data: ValPhotos = None,
-    recipe: RecipeName = "small",
+    recipe: RecipeName = None,
     masks: Masks = None,
     cascade: Cascade = False,
     random: RandomStart = False,

@@ -52,8 +52,8 @@ def segment(
     val_data: ValData = None,
     val_annotations: ValAnnotations = None,
     recipe: Annotated[
-        str, learned(metavar="NAME", help="default, or a published one, such as mae_vit_base_ade20k.")
-    ] = "default",
+        str | None, learned(metavar="NAME", help="default, or a published one, such as mae_vit_base_ade20k.")
+    ] = None,
     random: RandomStart = False,
     image_size: Size = None,
     epochs: Epochs = None,

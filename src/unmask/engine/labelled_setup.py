@@ -39,18 +39,29 @@ VALIDATIONS = 20  # over a run, at most, unless it says how often
 
 
 def saved_task_recipe(
-    kind: type[AnyTaskRecipe], folder: Path, *, resume: bool, overwrite: bool
+    kind: type[AnyTaskRecipe], folder: Path, *, resume: bool, overwrite: bool, asked: str | None = None
 ) -> AnyTaskRecipe | None:
     """The recipe of the run to go on with, or None for a new one. Changes nothing.
 
+    Args:
+        asked: name of a recipe; None takes any that there is.
+
     Raises:
-        UserError: the folder may not be used so; it holds a run of another kind.
+        UserError: the folder may not be used so; it holds a run of another kind, or with another recipe.
     """
     found, own = task_of(folder), kind.model_fields["kind"].default
     if (folder / "recipe.json").is_file() and found != own:
         what = "a pre-training run" if found is None else f"what `unmask evaluate {found}` trained"
         raise UserError(f"--out {folder} holds {what}; give another folder")
-    return read_task_recipe(kind, folder) if goes_on(folder, resume=resume, overwrite=overwrite) else None
+    if not goes_on(folder, resume=resume, overwrite=overwrite):
+        return None
+    saved = read_task_recipe(kind, folder)
+    if asked not in (None, saved.name):
+        raise UserError(
+            f"--resume goes on with a run as it was started, and the recipe of this one is {saved.name}, not "
+            f"{asked}. Leave --recipe out, or start a new run in another folder."
+        )
+    return saved
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,7 +138,7 @@ def require_new(folder: Path) -> None:
     _require_writable(folder)
 
 
-def require_apart(folder: Path, source: Source) -> None:
+def require_apart(folder: Path, source: Source | Path) -> None:
     """The run's pictures must not become training data."""
     place = Path(str(source))
     if place.is_dir() and folder.resolve().is_relative_to(place.resolve()):

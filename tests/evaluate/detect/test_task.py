@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from unmask import detect, load_detector
 from unmask.engine.run import Run
 from unmask.errors import UserError
 from unmask.evaluate.backbone import find_parts
+from unmask.evaluate.detect import task as validation
+from unmask.evaluate.detect.found import look
 from unmask.evaluate.detect.recipes import RECIPES, find_recipe
 from unmask.evaluate.detect.task import DetectionTask
 from unmask.evaluate.detect.training import _detector, _sets
@@ -135,6 +138,25 @@ def test_stopped_and_resumed_is_as_never_stopped(
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     with pytest.raises(UserError, match="heads"):
         train(shapes, tmp_path / "parts", resume=True, **{**options, "overrides": {"heads.width": 8}})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others cannot tell who sent a signal")
+def test_a_signal_to_the_whole_group_leaves_the_validation_running(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def signalled(*given: Any, **named: Any) -> Any:
+        told.append([str(worker.pid) for worker in multiprocessing.active_children()])
+        subprocess.run(["kill", "-TERM", *told[-1]], check=True)
+        return look(*given, **named)
+
+    monkeypatch.setattr(validation, "look", signalled)
+    overrides = {"validation.batch_size": 1}
+    run = train(shapes, tmp_path / "run", steps=1, workers=1, overrides=overrides)
+    assert (run.step, run.interrupted) == (1, None)
+    assert len(told) == 6 and all(told)
+    assert json.loads((run.folder / "metrics.json").read_text())["unreadable"] == 0
 
 
 def test_rates_fall_towards_the_stem(shapes: Path) -> None:

@@ -361,7 +361,7 @@ def test_what_cannot_be_fine_tuned_is_named(start: Path, data: Path, tmp_path: P
     tune(start, data, out, steps=1)
     with pytest.raises(UserError, match=r"start.name is"):
         tune(saved(tmp_path / "other"), data, out, resume=True)
-    with pytest.raises(UserError, match="started with the recipe mae_few, not cae_base"):
+    with pytest.raises(UserError, match="recipe of this one is mae_few, not cae_base"):
         tune(start, data, out, resume=True, recipe="cae_base")
     from unmask.engine.pretrain import pretrain
 

@@ -91,6 +91,17 @@ def test_pixels_without_a_class_do_not_count_as_one() -> None:
     assert (drawn(0, CropRecipe(size=(8, 8), short_side=None), own)[1] == IGNORED).all()
 
 
+def test_crops_without_any_class_are_the_last_choice() -> None:
+    """Three classes that no crop shows together, in a sea of pixels without one."""
+    mask = np.full((96, 96), IGNORED, dtype=np.uint8)
+    for number, (row, column) in enumerate(((4, 4), (4, 76), (76, 40))):
+        mask[row : row + 16, column : column + 16] = number
+    own = Scene(np.zeros((96, 96, 3), dtype=np.uint8), mask)
+    recipe = CropRecipe(size=(32, 32), short_side=None, scale=(1.0, 1.0))
+    empty = [bool((drawn(seed, recipe, own)[1] == IGNORED).all()) for seed in range(100)]
+    assert sum(empty) < 5  # of crops drawn once it would be about six of ten
+
+
 @pytest.mark.parametrize("bits", [np.uint16, np.float32])
 def test_other_depths_and_channels(bits: type) -> None:
     own = Scene(np.random.default_rng(0).random((20, 20, 5)).astype(bits), np.zeros((20, 20), dtype=np.uint8))

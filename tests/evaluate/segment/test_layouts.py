@@ -10,7 +10,14 @@ from PIL import Image
 from tests.evaluate.segment.scenes import mask_of, write_scenes
 from unmask.errors import UserError
 from unmask.evaluate.segment.layouts import find_mask_files, read_names
-from unmask.evaluate.segment.scenes import SceneError, Scenes, read_indices, survey
+from unmask.evaluate.segment.scenes import (
+    SceneError,
+    Scenes,
+    read_indices,
+    require_classes,
+    require_right_names,
+    survey,
+)
 from unmask.evaluate.segment.score import IGNORED
 
 
@@ -155,6 +162,51 @@ def test_masks_without_any_class_are_refused(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("a\nb\n", encoding="utf-8")
     with pytest.raises(UserError, match="No pixel of the 6 masks in training has a class"):
         survey(find_mask_files(tmp_path)[0], part="training")
+
+
+def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
+    write_scenes(tmp_path)
+    for path in (tmp_path / "annotations").rglob("*.png"):
+        Image.fromarray((read_indices(path) == 1).astype(np.uint8)).save(path)
+    training, _ = find_mask_files(tmp_path)
+    require_classes(training, survey(training, part="training"))
+    (tmp_path / "classes.txt").write_text("background\nobject\n", encoding="utf-8")
+    for _ in ("names of the file", "numbers"):
+        training, _ = find_mask_files(tmp_path, reduce_zero_label=True)
+        with pytest.raises(UserError, match=r"nothing to tell apart.*data.reduce_zero_label"):
+            require_classes(training, survey(training, part="training"))
+        (tmp_path / "classes.txt").unlink(missing_ok=True)
+
+
+def test_classes_without_a_pixel_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (write_scenes(tmp_path) / "classes.txt").write_text("sky\nwall\ntree\ncar\nsea\n", encoding="utf-8")
+    training, _ = find_mask_files(tmp_path)
+    require_classes(training, survey(training, part="training"))
+    assert "2 of the 5 classes have no pixel" in caplog.text and "car, sea" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "shift", "wrong"),
+    [
+        ("sky wall tree", 0, True),  # names of 0, 1, 2, and index 0 has none
+        ("wall tree", 0, False),  # ADE20K: names of 1, 2
+        ("sky wall tree sea", 0, False),  # some of ADE20K's pictures: other classes are missing too
+        ("sky wall tree sea", 1, False),  # index 0 does not occur
+    ],
+)
+def test_names_that_begin_with_another_index_are_found(
+    tmp_path: Path, names: str, shift: int, wrong: bool
+) -> None:
+    (write_scenes(tmp_path, shift=shift) / "classes.txt").write_text(
+        names.replace(" ", "\n"), encoding="utf-8"
+    )
+    parts = find_mask_files(tmp_path, reduce_zero_label=True)
+    counts = [survey(scenes, part="training") for scenes in parts]
+    if not wrong:
+        require_right_names(parts, counts)
+        return
+    with pytest.raises(UserError, match=r"'sky', is that of index 1: so the last one, 'tree'"):
+        require_right_names(parts, counts)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from unmask.evaluate.segment.layouts import find_mask_files
 from unmask.evaluate.segment.recipes import SegmentRecipe, default
 from unmask.evaluate.segment.run import build_network, named_recipe
 from unmask.evaluate.segment.score import confusion
-from unmask.evaluate.segment.segmenter import Training
+from unmask.evaluate.segment.segmenter import Segmenter, Training
 from unmask.evaluate.segment.task import SegmentTask
 from unmask.export import save_encoder
 from unmask.load import load_pyramid
@@ -97,6 +100,35 @@ def test_every_family_goes_through_the_same_command(
     assert load_segmenter(tmp_path).backbone.neck_name == neck
 
 
+def test_an_encoder_may_be_given_and_stays_as_it_is(scenes: Path, tmp_path: Path) -> None:
+    encoder = tiny_encoder("vit")
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    segment(encoder, data=scenes, out=tmp_path, steps=1, batch_size=2, overrides=SMALL, **QUIET)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+    assert json.loads((tmp_path / "recipe.json").read_text())["start"] == encoder.architecture["model_name"]
+
+
+def test_names_of_classes_are_found_from_any_folder(
+    encoders: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "names.txt").write_text("a\nb\nc\n", encoding="utf-8")
+    (tmp_path / "elsewhere").mkdir()
+    options: dict[str, Any] = {"data": scenes, "out": tmp_path / "run", "steps": 1, "batch_size": 2, **QUIET}
+    monkeypatch.chdir(tmp_path)
+    segment(encoders / "vit", overrides={**SMALL, "data.classes": "names.txt"}, **options)
+    assert load_segmenter(tmp_path / "run").classes == ("a", "b", "c")
+    segment(encoders / "vit", overrides={"data.classes": "names.txt"}, resume=True, **options)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    segment(encoders / "vit", resume=True, **options)
+
+
+def test_a_run_among_the_pictures_is_refused(encoders: Path, tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path, parts={".": 4})
+    with pytest.raises(UserError, match="lies inside the data"):
+        segment(encoders / "vit", data=scenes, out=scenes / "images" / "run", **QUIET)
+    assert not (scenes / "images" / "run").exists()
+
+
 def built(start: str, recipe: SegmentRecipe, classes: tuple[str, ...]) -> Training:
     parts = find_parts(start, image_size=recipe.data.image_size, seed=recipe.seed)
     return build_network(*parts, recipe, classes)
@@ -156,6 +188,29 @@ def test_validation_is_of_the_data_set_however_many_processes_share_it(encoders:
     assert task.validate(network, Two(device=torch.device("cpu"), index=0, count=2)) == whole
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="others cannot tell who sent a signal")
+def test_a_signal_to_the_whole_group_leaves_the_validation_running(
+    encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = write_scenes(tmp_path, parts={"training": 1, "validation": 64})
+    recipe = with_settings(default(), overrides=SMALL)
+    network = built(str(encoders / "vit"), recipe, ("a", "b", "c"))
+    task = SegmentTask(network.eval(), *find_mask_files(scenes), recipe)
+    plain = task.validate(network, Process(device=torch.device("cpu")))
+    scores = Segmenter.scores
+    told: list[str] = []
+
+    def signalled(*given: Any, **named: Any) -> torch.Tensor:
+        if not told:
+            told.extend(str(worker.pid) for worker in multiprocessing.active_children())
+            subprocess.run(["kill", "-TERM", *told], check=True)
+        return scores(*given, **named)
+
+    monkeypatch.setattr(Segmenter, "scores", signalled)
+    assert task.validate(network, Process(device=torch.device("cpu"), workers=1)) == plain
+    assert len(told) == 1
+
+
 def test_a_run_that_goes_on_is_the_run(encoders: Path, scenes: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"data": scenes, "batch_size": 4, "steps": 6, "overrides": SMALL, **QUIET}
     segment(encoders / "vit", out=tmp_path / "whole", **options)
@@ -173,7 +228,11 @@ def test_a_run_that_goes_on_is_the_run(encoders: Path, scenes: Path, tmp_path: P
         patch.setattr(loop, "_update", stopping)
         with pytest.raises(KeyboardInterrupt):
             segment(encoders / "vit", out=tmp_path / "cut", **task_steps)
-    segment(encoders / "vit", out=tmp_path / "cut", resume=True, **task_steps)
+    with pytest.raises(UserError, match="the recipe of this one is default, not mae_vit_base_ade20k"):
+        segment(
+            encoders / "vit", out=tmp_path / "cut", resume=True, recipe="mae_vit_base_ade20k", **task_steps
+        )
+    segment(encoders / "vit", out=tmp_path / "cut", resume=True, recipe="default", **task_steps)
     assert calls == [0, 1, 2, 3, 4]
     whole, cut = (load_segmenter(tmp_path / name).state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(tensor, cut[name]) for name, tensor in whole.items())
@@ -182,7 +241,7 @@ def test_a_run_that_goes_on_is_the_run(encoders: Path, scenes: Path, tmp_path: P
 def test_pictures_that_break_later_are_left_out_and_said(
     encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "survey", lambda *_given, **_named: None)
+    monkeypatch.setattr(command, "survey", lambda *_given, **_named: np.ones(3))
     scenes = write_scenes(tmp_path / "scenes", parts={"training": 4, "validation": 3})
     path = scenes / "images" / "validation" / "1.png"
     content = path.read_bytes()
@@ -216,11 +275,15 @@ def test_recipes_are_whole(name: str) -> None:
         (["--image-size", "30"], "cannot take images of 30 x 30"),
         (["--batch-size", "100"], "fewer than one batch of 100"),
         (["--annotations", "nothing.json"], "nothing.json cannot be read"),
+        (["network.norm=batch", "--batch-size", "4", "optim.accumulate=4"], "and here it is one"),
+        (["data.reduce_zero_label=true", "data.classes=NAMES"], "'a', is that of index 1"),
     ],
 )
 def test_mistakes_are_explained(
     extra: list[str], message: str, encoders: Path, scenes: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "names").write_text("a\nb\nc\n", encoding="utf-8")
+    extra = [one.replace("NAMES", str(tmp_path / "names")) for one in extra]
     given = [str(encoders / "vit"), "--data", str(scenes), "--out", str(tmp_path / "run"), *extra]
     result = CliRunner().invoke(app, ["evaluate", "segment", *given])
     assert isinstance(result.exception, UserError) and message in str(result.exception)

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from unmask.data import normalise
 from unmask.data.decode import DecodeError
+from unmask.data.loader import prepared
 from unmask.encoders.depths import block_count, depths
 from unmask.engine.checkpoint import State
 from unmask.engine.files import put, write_text
@@ -114,15 +115,12 @@ class DetectionTask(Task):
         """What is found on every picture of the validation set that can be read, by its id."""
         every = self._sets.validation.photos
         photos = [every[index] for index in process.share(len(every))]
-        loader = DataLoader(
-            _Pictures(photos, self._card.channels),
-            batch_size=self._recipe.validation.batch_size,
-            num_workers=process.workers,
-            collate_fn=list,
-        )
+        places, size = range(len(photos)), self._recipe.validation.batch_size
+        batches = [places[start : start + size] for start in places[::size]]
+        pictures = _Pictures(photos, self._card.channels)
         options: dict[str, Any] = {"canvas": self._canvas, "mean": self._card.mean, "std": self._card.std}
         pairs: list[tuple[int | str, Found]] = []
-        for batch in loader:
+        for batch in prepared(pictures, batches, process.workers, False):
             seen = {key: picture for key, picture in batch if picture is not None}
             if seen:
                 with process.forward():

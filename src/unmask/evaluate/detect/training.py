@@ -39,7 +39,7 @@ def detect(
     val_annotations: str | Path,
     out: str | Path,
     val_data: str | Path | None = None,
-    recipe: str | DetectRecipe = "small",
+    recipe: str | DetectRecipe | None = None,
     random: bool = False,
     image_size: ImageSize | None = None,
     epochs: int | None = None,
@@ -69,7 +69,7 @@ def detect(
         annotations: COCO's JSON of their boxes, and masks, which are learned too if all objects have one.
         val_data, val_annotations: likewise, to judge by; None is the folder of the training pictures.
         out: the folder to make.
-        recipe: a name of `recipes.RECIPES`, or a recipe.
+        recipe: a name of `recipes.RECIPES`, or a recipe; None is "small", or that of the run to go on with.
         random: start from random weights, those that the run itself started from: what a backbone is worth is
             the difference.
         image_size: height and width of the canvas on which pictures are put.
@@ -82,9 +82,11 @@ def detect(
     """
     coco_masks()  # or a run would end in want of the package that scores it
     folder = Path(out)
-    saved = saved_task_recipe(DetectRecipe, folder, resume=resume, overwrite=overwrite)
+    asked = find_recipe(recipe or "small") if not isinstance(recipe, DetectRecipe) else recipe
+    own = None if recipe is None else asked.name
+    saved = saved_task_recipe(DetectRecipe, folder, resume=resume, overwrite=overwrite, asked=own)
     chosen = with_settings(
-        saved or (find_recipe(recipe) if isinstance(recipe, str) else recipe),
+        saved or asked,
         image_size=image_size,
         epochs=epochs,
         steps=steps,

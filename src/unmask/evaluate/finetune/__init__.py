@@ -88,7 +88,7 @@ def finetune(
         UserError: anything that a person can correct.
     """
     folder = Path(out)
-    saved = saved_task_recipe(FinetuneRecipe, folder, resume=resume, overwrite=overwrite)
+    saved = saved_task_recipe(FinetuneRecipe, folder, resume=resume, overwrite=overwrite, asked=recipe)
     settings = {**(overrides or {}), **({} if fraction is None else {"data.fraction": fraction})}
     if wrong := [key for key in settings if key.startswith(GIVEN)]:
         raise UserError(f"{wrong[0]} follows from what is fine-tuned and cannot be set")
@@ -96,9 +96,7 @@ def finetune(
     require_apart(folder, parts.train)
     drawn_by = saved.seed if saved is not None and seed is None else seed or 0
     subject = find_subject(run_or_name, image_size=None, seed=drawn_by)
-    if saved is not None:
-        _require_recipe(saved, recipe)
-        random = random or saved.start.random
+    random = random or (saved is not None and saved.start.random)
     start = Start(name=_place(run_or_name, subject), method=_method(subject), random=random)
     chosen: dict[str, Any] = {"image_size": image_size, "batch_size": batch_size, "lr": lr, "seed": seed}
     base = saved or _chosen(recipe, subject, parts, start, _fraction(settings))
@@ -119,18 +117,6 @@ def _say(notes: list[str], *, shown: bool) -> None:
     console = Console(stderr=True, quiet=not (shown and speaks()))
     for note in notes:
         console.print(note, soft_wrap=True)
-
-
-def _require_recipe(saved: FinetuneRecipe, recipe: str | None) -> None:
-    """
-    Raises:
-        UserError: the run to go on with has another recipe.
-    """
-    if recipe not in (None, saved.name):
-        raise UserError(
-            f"the run was started with the recipe {saved.name}, not {recipe}; leave --recipe out, or start a "
-            "new run"
-        )
 
 
 def _fraction(settings: Mapping[str, Any]) -> float:

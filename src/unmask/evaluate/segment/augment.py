@@ -20,7 +20,7 @@ from unmask.evaluate.segment.scenes import Mask, Scene
 from unmask.evaluate.segment.score import IGNORED
 
 LONGEST = 4  # a scaled picture's long side, at most so many times the side that was asked for
-TRIES = 10  # crops, until no class fills too much of one
+TRIES = 10  # crops, until one has a class, and none that fills too much of it
 Box = tuple[float, float, float, float]
 
 
@@ -33,8 +33,8 @@ class CropRecipe:
         short_side: that pictures are scaled to before `scale` changes it; None leaves them as large as they
             are.
         scale: range of a factor, drawn evenly.
-        largest_class: a crop of which one class fills a larger share of the pixels that have one is drawn
-            again, up to ten times.
+        largest_class: a crop of which one class fills a larger share of the pixels that have one, or none of
+            whose pixels has one, is drawn again, up to ten times.
         flip: mirror every second sample, left to right.
         colour: of RGB pictures with 8 bits; None leaves colours alone.
     """
@@ -67,6 +67,7 @@ def random_sample(
     size = scene.mask.shape
     scaled = scaled_size(size[0], size[1], recipe.short_side, generator.uniform(*recipe.scale))
     part = tuple(min(wanted, there) for wanted, there in zip(recipe.size, scaled, strict=True))
+    kept: tuple[Box, Mask] | None = None
     for _ in range(TRIES):
         # The picture is never scaled as a whole: what the crop shows is, from where it lies in the original.
         row, column = (
@@ -81,8 +82,13 @@ def random_sample(
             min((row + part[0]) * down, size[0]),
         )
         mask = resized_mask(scene.mask, box, (part[0], part[1]))
-        if not _filled_by_one(mask, recipe.largest_class):
+        counts = np.bincount(mask.ravel(), minlength=256)[:IGNORED]
+        if kept is None or counts.any():  # there is nothing to learn from a crop without any class
+            kept = box, mask
+        if 0 < counts.max() <= recipe.largest_class * counts.sum():
             break
+    assert kept is not None
+    box, mask = kept
     picture = resized(scene.pixels, box, (part[0], part[1]))
     if recipe.flip and generator.random() < 0.5:
         picture, mask = picture.flip(-1), np.ascontiguousarray(mask[:, ::-1])
@@ -108,8 +114,3 @@ def resized_mask(mask: Mask, box: Box, size: tuple[int, int]) -> Mask:
     """The nearest pixel's class for every pixel."""
     image = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST, box=box)
     return np.array(image)
-
-
-def _filled_by_one(mask: Mask, largest: float) -> bool:
-    counts = np.bincount(mask.ravel(), minlength=256)[:IGNORED]
-    return counts.max() > largest * counts.sum()

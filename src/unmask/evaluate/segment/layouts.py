@@ -9,6 +9,7 @@ import numpy as np
 
 from unmask.data.sources import Folder
 from unmask.engine.machine import cores
+from unmask.engine.run import require_apart
 from unmask.errors import UserError
 from unmask.evaluate.segment.scenes import NAMED, Part, SceneError, Scenes, read_indices
 from unmask.evaluate.segment.score import IGNORED
@@ -47,7 +48,7 @@ class MaskFiles(Scenes):
 
 
 def find_mask_files(
-    data: Path, *, classes: Path | None = None, reduce_zero_label: bool = False
+    data: Path, *, classes: Path | None = None, reduce_zero_label: bool = False, out: Path | None = None
 ) -> tuple[Scenes, Scenes]:
     """(training, validation) of a folder.
 
@@ -55,13 +56,17 @@ def find_mask_files(
         classes: text file with a name a line; None is `classes.txt` or ADE20K's `objectInfo150.txt` in the
             folder, or else numbers up to the largest index in the masks.
         reduce_zero_label: index 0 means no class (ADE20K), and names begin with index 1.
+        out: the run's folder.
 
     Raises:
-        UserError: another layout, pictures without a mask.
+        UserError: another layout, pictures without a mask, a run's folder among them.
     """
     if not data.is_dir():
         raise UserError(f"There is no folder {data}. Needed: {LAYOUT}.")
     training, validation = _folders(data)
+    for folder in (*training, *(validation or ())):
+        if out is not None:
+            require_apart(out, folder)
     pairs = _pairs(*training)
     held_out = _pairs(*validation) if validation is not None else []
     names = _names(data, classes) or _numbered([*pairs, *held_out], reduce_zero_label)

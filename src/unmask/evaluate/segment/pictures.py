@@ -71,9 +71,7 @@ def sheet(rows: Sequence[tuple[Picture, np.ndarray, np.ndarray]], classes: Seque
         ]
         for picture, truth, prediction in rows
     ]
-    seen = {
-        int(number) for _, truth, prediction in rows for number in np.unique([*truth.flat, *prediction.flat])
-    }
+    seen = {int(number) for _, truth, prediction in rows for number in np.union1d(truth, prediction)}
     legend = _legend(sorted(seen), classes, colours, len(TITLES) * (TILE + GAP) - GAP)
     height = TOP + sum(line[0].height + ROW_GAP for line in lines)
     canvas = Image.new("RGBA", (legend.width, height + legend.height), (255, 255, 255, 0))

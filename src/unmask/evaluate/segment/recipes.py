@@ -11,11 +11,12 @@ from pydantic import Field, model_validator
 
 from unmask.evaluate.segment.head import Norm
 from unmask.necks import NeckName
-from unmask.recipes.base import Fraction, Momentum, PositiveInt, Schedule, Section, Strength
+from unmask.recipes.base import Fraction, PositiveInt, Schedule, Section, Strength
 from unmask.recipes.tasks import TaskOptim, TaskRecipe, Validation
 
 ADE20K_STEPS, ADE20K_WARMUP = 160_000, 1_500
 Positive = Annotated[float, Field(gt=0)]
+DropRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class SegmentData(Section):
@@ -48,11 +49,11 @@ class Network(Section):
     neck: NeckName = "auto"  # see `unmask.necks`; auto: deconvolution for plain ViTs, else the natural one
     neck_width: PositiveInt | None = None  # of all four maps; None is the neck's own
     width: PositiveInt = 64  # of UPerNet
-    dropout: Momentum = 0.1
+    dropout: DropRate = 0.1
     norm: Norm = "layer"
     auxiliary_width: Annotated[int, Field(ge=0)] = 32  # of the plain head on the third map; 0 for none
     auxiliary_weight: Strength = 0.4
-    drop_path_rate: Momentum = 0.1
+    drop_path_rate: DropRate = 0.1
     random: bool = False  # start from random weights: the baseline
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import nn
 
 from unmask.data.views import imagenet_statistics
+from unmask.encoders import Encoder
 from unmask.encoders.base import ImageSize
 from unmask.encoders.itpn import Pyramid
 from unmask.engine.labelled import saved_task_recipe, train_task
@@ -21,7 +22,7 @@ from unmask.evaluate.backbone import backbone_of, find_parts
 from unmask.evaluate.segment.layouts import find_mask_files
 from unmask.evaluate.segment.polygons import find_polygons
 from unmask.evaluate.segment.recipes import RECIPES, SegmentRecipe
-from unmask.evaluate.segment.scenes import Scenes, survey
+from unmask.evaluate.segment.scenes import Scenes, require_classes, require_right_names, survey
 from unmask.evaluate.segment.segmenter import Reading, Segmenter, Training
 from unmask.evaluate.segment.task import SegmentTask
 from unmask.evaluate.subject import Subject
@@ -32,14 +33,14 @@ from unmask.runs import location
 
 
 def segment(
-    run_or_name: str | Path,
+    run_or_name: str | Path | Encoder,
     *,
     data: str | Path,
     out: str | Path,
     annotations: str | Path | None = None,
     val_data: str | Path | None = None,
     val_annotations: str | Path | None = None,
-    recipe: str = "default",
+    recipe: str | None = None,
     random: bool = False,
     image_size: ImageSize | None = None,
     epochs: int | None = None,
@@ -63,15 +64,15 @@ def segment(
     class), `classes.csv`, `images/segmentation.png`, and the segmenter, for `unmask.load_segmenter`.
 
     Args:
-        run_or_name: a run folder, a saved encoder, a timm name, or "random:NAME".
+        run_or_name: a run folder, a saved encoder, a timm name, "random:NAME", or an encoder.
         data: a folder with `images` and `annotations` (or `masks`), each with `training` and `validation` or
             without parts; with `annotations`, the folder of the pictures.
         out: the run's folder.
         annotations: COCO's JSON of the pictures to train on.
         val_data: folder of the pictures to validate on; None is `data`.
         val_annotations: their JSON; None lets a fifth of the pictures validate.
-        recipe: one of `RECIPES`.
-        random: start from the weights that the run itself started from; the baseline.
+        recipe: one of `RECIPES`; None is "default", or that of the run to go on with.
+        random: start from the weights that the run itself started from: the baseline.
         image_size: height and width of a crop; None is what the encoder was trained with.
         epochs: length of the run in passes over the data; or
         steps: in optimiser steps.
@@ -87,10 +88,9 @@ def segment(
         UserError: anything that a person can correct.
     """
     folder = Path(out).expanduser()
-    start = location(run_or_name) if is_path(run_or_name) else str(run_or_name)
-    saved = saved_task_recipe(SegmentRecipe, folder, resume=resume, overwrite=overwrite)
+    saved = saved_task_recipe(SegmentRecipe, folder, resume=resume, overwrite=overwrite, asked=recipe)
     chosen = with_settings(
-        saved or named_recipe(recipe),
+        saved or named_recipe(recipe or "default"),
         image_size=image_size,
         epochs=epochs,
         steps=steps,
@@ -99,14 +99,15 @@ def segment(
         seed=seed,
         overrides={**({"network.random": True} if random else {}), **(overrides or {})},
     )
-    subject, pyramid = find_parts(start, image_size=chosen.data.image_size, seed=chosen.seed)
-    chosen = _fitted(chosen.model_copy(update={"start": start}), subject, pyramid)
-    training, validation = _find(chosen, data, annotations, val_data, val_annotations)
+    chosen = _placed(chosen, run_or_name, saved)
+    _require_several(chosen, choose_device(device))
+    begun = run_or_name if isinstance(run_or_name, Encoder) else chosen.start
+    subject, pyramid = find_parts(begun, image_size=chosen.data.image_size, seed=chosen.seed)
+    chosen = _fitted(chosen, subject, pyramid)
+    training, validation = _find(chosen, data, annotations, val_data, val_annotations, folder)
     network = build_network(subject, pyramid, chosen, training.classes, device=choose_device(device))
     network.segmenter.backbone.encoder.checkpointing = checkpointing
-    with Console(stderr=True, quiet=not (progress and speaks())).status("looking at all masks"):
-        survey(training, part="training", channels=subject.channels, bits=subject.bits)
-        survey(validation, part="validation", channels=subject.channels, bits=subject.bits)
+    _look_at_all(training, validation, subject, listed=annotations is None, progress=progress)
     machine = Machine(
         device=device, precision=precision, workers=workers, compile=compile, checkpointing=checkpointing
     )
@@ -168,6 +169,20 @@ def build_network(
     return network
 
 
+def _placed(
+    recipe: SegmentRecipe, run_or_name: str | Path | Encoder, saved: SegmentRecipe | None
+) -> SegmentRecipe:
+    """The recipe with its start, and with paths that are right from any folder."""
+    if isinstance(run_or_name, Encoder):
+        start = run_or_name.architecture["model_name"]
+    else:
+        start = location(run_or_name) if is_path(run_or_name) else str(run_or_name)
+    data, before = recipe.data, None if saved is None else saved.data.classes
+    if data.classes not in (None, before):
+        data = data.model_copy(update={"classes": location(data.classes)})
+    return recipe.model_copy(update={"start": start, "data": data})
+
+
 def _fitted(recipe: SegmentRecipe, subject: Subject, pyramid: Pyramid | None) -> SegmentRecipe:
     """The recipe with what follows from the encoder filled in, so that the run's folder says it."""
     assert subject.encoder is not None
@@ -203,6 +218,7 @@ def _find(
     annotations: str | Path | None,
     val_data: str | Path | None,
     val_annotations: str | Path | None,
+    out: Path,
 ) -> tuple[Scenes, Scenes]:
     """(training, validation)."""
     folder, reduced, names = _path(data), recipe.data.reduce_zero_label, _path(recipe.data.classes)
@@ -210,7 +226,7 @@ def _find(
     if annotations is None:
         if val_data is not None or val_annotations is not None:
             raise UserError("--val-data and --val-annotations go with --annotations, for COCO's files.")
-        return find_mask_files(folder, classes=names, reduce_zero_label=reduced)
+        return find_mask_files(folder, classes=names, reduce_zero_label=reduced, out=out)
     if names is not None:
         raise UserError("data.classes is for masks in files; COCO's files name their categories.")
     return find_polygons(
@@ -220,6 +236,42 @@ def _find(
         val_annotations=_path(val_annotations),
         reduce_zero_label=reduced,
     )
+
+
+def _look_at_all(
+    training: Scenes, validation: Scenes, subject: Subject, *, listed: bool, progress: bool
+) -> None:
+    """Every mask, before anything is trained.
+
+    Args:
+        listed: names of classes follow the order of the indices.
+
+    Raises:
+        UserError: something that cannot be learned.
+    """
+    with Console(stderr=True, quiet=not (progress and speaks())).status("looking at all masks"):
+        counts = [
+            survey(scenes, part=part, channels=subject.channels, bits=subject.bits)
+            for part, scenes in (("training", training), ("validation", validation))
+        ]
+    if listed:
+        require_right_names((training, validation), counts)
+    require_classes(training, counts[0])
+
+
+def _require_several(recipe: SegmentRecipe, device: str) -> None:
+    """
+    Raises:
+        UserError: batch norms that see a single crop; its map, pooled to one place, has no variance.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    # On GPUs they see the crops of all processes, as `build_network` makes them.
+    together = 1 if device == "cuda" else processes
+    if recipe.network.norm == "batch" and recipe.optim.batch_size // recipe.optim.accumulate // together < 2:
+        raise UserError(
+            "Batch norms need two crops or more that are computed together, and here it is one: use a "
+            "smaller optim.accumulate, a larger --batch-size, or network.norm=layer."
+        )
 
 
 def _path(given: str | Path | None) -> Path | None:

@@ -1,5 +1,6 @@
 """Pictures with a class for every pixel, and the look at all of them before anything is trained."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +20,11 @@ from unmask.engine.machine import cores
 from unmask.errors import UserError
 from unmask.evaluate.segment.score import IGNORED
 
+log = logging.getLogger(__name__)
+
 Mask = UInt8[np.ndarray, "H W"]
 LOSSY = (".jpg", ".jpeg", ".webp")
-NAMED = 3  # files that a complaint names
+NAMED = 3  # files or classes that a complaint names
 
 
 class SceneError(DecodeError):
@@ -144,6 +147,55 @@ def survey(scenes: Scenes, *, part: str, channels: int = 3, bits: Bits = 8) -> n
     if not counts.any():
         raise UserError(f"No pixel of the {len(scenes)} masks in {part} has a class: all are {IGNORED}.")
     return counts
+
+
+def require_classes(training: Scenes, counts: np.ndarray) -> None:
+    """Say which classes nothing can be learned of.
+
+    Args:
+        counts: of the scenes to train on, see `survey`.
+
+    Raises:
+        UserError: it is all but one, which every network would predict everywhere.
+    """
+    missing = [name for name, count in zip(training.classes, counts, strict=True) if not count]
+    if len(training.classes) - len(missing) < 2:
+        name = training.classes[int(counts.argmax())]
+        zero = " Where index 0 is a class too, give data.reduce_zero_label=false."
+        raise UserError(
+            f"All pixels to train on that have a class are {name!r}: there is nothing to tell apart."
+            + zero * training.zero_is_no_class
+        )
+    if missing:
+        some = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
+        log.warning(
+            "%d of the %d classes have no pixel in the masks to train on, and are not learned: %s",
+            len(missing),
+            len(training.classes),
+            some,
+        )
+
+
+def require_right_names(parts: Sequence[Scenes], counts: Sequence[np.ndarray]) -> None:
+    """Where index 0 means no class, names that were written for indices from 0 on are one too many: the last
+    one is of no index, and every other is of its neighbour's pixels.
+
+    Args:
+        parts: whose names follow the order of the indices.
+        counts: of each, see `survey`.
+
+    Raises:
+        UserError: the last class alone has no pixel, and index 0 occurs.
+    """
+    classes, found = parts[0].classes, np.sum(counts, axis=0) > 0
+    if not parts[0].zero_is_no_class or found[-1] or not found[:-1].all():
+        return
+    if any((scenes.indices(index) == 0).any() for scenes in parts for index in range(len(scenes))):
+        raise UserError(
+            f"Index 0 means no class (data.reduce_zero_label) and the first name, {classes[0]!r}, is that of "
+            f"index 1: so the last one, {classes[-1]!r}, has no pixel, and every other class has. If the "
+            "names begin with index 0, give data.reduce_zero_label=false; if not, leave out the last one."
+        )
 
 
 def require_same_size(picture: Image.Image | Pixels, mask: Mask) -> None:

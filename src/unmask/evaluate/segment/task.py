@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from unmask import __version__
 from unmask.data import normalise
 from unmask.data.colour import ColourChange
+from unmask.data.loader import prepared
 from unmask.data.samples import reason_of
 from unmask.encoders.depths import block_count, depths
 from unmask.engine.checkpoint import State
@@ -143,7 +144,8 @@ class SegmentTask(Task):
         reader = _Reader(self.validation, share, self._channels, self._reading)
         # Starting processes takes longer than reading a few pictures.
         workers = process.workers if len(share) >= 64 else 0
-        yield from DataLoader(reader, batch_size=None, num_workers=workers)
+        for [found] in prepared(reader, [[place] for place in range(len(share))], workers, False):
+            yield found
 
     def _shown(self, segmenter: Segmenter, process: Process) -> Iterator[tuple[Any, Any, Any]]:
         count = min(SHOWN, len(self.validation))
