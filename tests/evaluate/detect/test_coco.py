@@ -90,9 +90,18 @@ def test_objects_without_a_mask_are_left_out_where_masks_are_learned(folder: Pat
     found = read_annotations(written(folder, masked, *others), folder)
     assert not found.masked
     learned = found.with_masks()
-    assert (learned.instances, learned.skipped) == (1, {UNMASKED: 2})
-    with pytest.raises(UserError, match="no masks"):
+    assert (learned.objects, learned.skipped) == (1, {UNMASKED: 2})
+    with pytest.raises(UserError, match=r"None of the objects .* --no-masks"):
         read_annotations(written(folder, others[0]), folder).with_masks()
+
+
+def test_the_mask_of_a_crowd_is_none_to_learn_from(folder: Path) -> None:
+    outline = run_lengths(np.ones((30, 40), dtype=bool))
+    crowd = annotation(1, 1, 10, (0, 0, 40, 30), iscrowd=1, segmentation=outline)
+    found = read_annotations(written(folder, crowd, annotation(2, 1, 10, (0, 0, 9, 9))), folder)
+    assert (found.objects, found.unmasked, found.masked) == (1, 1, False)
+    with pytest.raises(UserError, match="None of the objects"):
+        found.with_masks()
 
 
 def test_a_box_that_is_missing_is_that_of_the_mask(folder: Path) -> None:

@@ -49,7 +49,7 @@ def test_figures_and_where_to_look(
         (["--recipe", "vitdet"], "no recipe of a detector is called 'vitdet'"),
         (["--val-data", "none"], "There is no folder none"),
         (["heads.kind=two"], "heads.kind='two'"),
-        (["--masks"], "has no masks"),
+        (["--masks"], "None of the objects in"),
     ],
 )
 def test_mistakes(

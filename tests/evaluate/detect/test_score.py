@@ -128,7 +128,7 @@ def test_predictions_in_cocos_format_score_the_same_there(annotations: Annotatio
     left, top, right, bottom = first.box
     assert results[0]["bbox"] == [left, top, right - left, bottom - top]
     assert results[0]["segmentation"] == run_lengths(first.outline.bitmap())
-    assert len(results) == annotations.instances
+    assert len(results) == annotations.objects
 
 
 def test_the_surest() -> None:

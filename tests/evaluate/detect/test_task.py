@@ -218,7 +218,7 @@ def test_published_settings_of_vitdet() -> None:
         ({"encoder": "pixels"}, "no weights to train"),
         ({"encoder": "runs/none"}, "There is no runs/none"),
         ({"image_size": 60}, "multiples of|cannot take"),
-        ({"overrides": {"heads.masks": True}}, "has no masks"),
+        ({"overrides": {"heads.masks": True}}, "None of the objects"),
         ({"overrides": {"heads.window": 4, "heads.global_blocks": 9}}, "between 0 and the 2 blocks"),
         ({"batch_size": 64}, "fewer than one batch"),
     ],

@@ -71,32 +71,40 @@ class Annotations:
     skipped: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def instances(self) -> int:
-        return sum(len(photo.instances) for photo in self.photos)
+    def objects(self) -> int:
+        """How many there are, crowds not counted."""
+        return sum(not one.crowd for photo in self.photos for one in photo.instances)
+
+    @property
+    def unmasked(self) -> int:
+        """How many objects have no mask; crowds are not asked."""
+        every = (one for photo in self.photos for one in photo.instances)
+        return sum(one.outline is None and not one.crowd for one in every)
 
     @property
     def masked(self) -> bool:
-        """Whether there are objects, and all have masks; crowds are not asked."""
-        single = [one for photo in self.photos for one in photo.instances if not one.crowd]
-        return bool(single) and all(one.outline is not None for one in single)
+        """Whether there are objects, and all have masks."""
+        return self.objects > 0 and not self.unmasked
 
     def with_masks(self) -> "Annotations":
-        """Without the objects that have no mask, which are counted.
+        """Without the objects and crowds that have no mask, which are counted.
 
         Raises:
-            UserError: none has one.
+            UserError: no object has one.
         """
         photos = tuple(
             replace(photo, instances=tuple(one for one in photo.instances if one.outline is not None))
             for photo in self.photos
         )
         found = replace(self, photos=photos)
-        if not found.instances:
+        if not found.objects:
             raise UserError(
-                f"{self.file} has no masks (`segmentation`) to learn from; leave them out: model.masks=false"
+                f"None of the objects in {self.file} has a mask (`segmentation`). For boxes alone say "
+                "--no-masks (heads.masks=false)."
             )
-        missing = {UNMASKED: self.instances - found.instances} if found.instances < self.instances else {}
-        return replace(found, skipped={**self.skipped, **missing})
+        pairs = zip(self.photos, photos, strict=True)
+        missing = sum(len(before.instances) - len(after.instances) for before, after in pairs)
+        return replace(found, skipped={**self.skipped, UNMASKED: missing} if missing else self.skipped)
 
 
 def read_annotations(file: str | Path, folder: str | Path, *, like: Annotations | None = None) -> Annotations:

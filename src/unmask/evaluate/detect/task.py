@@ -173,7 +173,7 @@ def _count(annotations: Annotations) -> dict[str, Any]:
     return {
         "annotations": str(annotations.file.resolve()),
         "pictures": len(annotations.photos),
-        "objects": annotations.instances,
+        "objects": annotations.objects,
         "skipped": dict(annotations.skipped),
     }
 
