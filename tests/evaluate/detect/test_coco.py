@@ -104,6 +104,13 @@ def test_the_mask_of_a_crowd_is_none_to_learn_from(folder: Path) -> None:
         found.with_masks()
 
 
+def test_what_is_null_is_not_said(folder: Path) -> None:
+    images = [{"id": 1, "file_name": "a.png", "width": None, "height": None}]
+    file = written(folder, annotation(1, 1, 10, (0, 0, 9, 9), iscrowd=None), images=images)
+    (photo,) = read_annotations(file, folder).photos
+    assert (photo.size, photo.instances[0].crowd) == ((30, 40), False)
+
+
 def test_a_box_that_is_missing_is_that_of_the_mask(folder: Path) -> None:
     own = annotation(1, 1, 10, (0, 0, 1, 1), segmentation=[corners(4, 5, 10, 20)])
     del own["bbox"]
@@ -117,7 +124,7 @@ def test_validation_counts_classes_as_training_does(folder: Path) -> None:
     assert validation.names == ("disc", "square")
     assert validation.photos[0].instances[0].category == 1
     other = written(folder, categories=[{"id": 20, "name": "cross"}])
-    with pytest.raises(UserError, match=r"'cross'.*'square'"):
+    with pytest.raises(UserError, match=r"20 'cross'.*'square'"):
         read_annotations(other, folder, like=train)
 
 
@@ -148,7 +155,16 @@ def test_few_broken_pictures_are_skipped(tmp_path: Path) -> None:
     [
         (lambda content: content.pop("categories"), "has no categories"),
         (lambda content: content["annotations"][0].pop("category_id"), "annotation 1 has no category_id"),
-        (lambda content: content["annotations"][0].update(category_id=7), "category 7; .* 10, 20"),
+        (lambda content: content["annotations"][0].update(category_id=7), "category 7; there are 10, 20"),
+        (
+            lambda content: content["annotations"][0].update(category_id="10"),
+            "category '10'; there are 10, 20",
+        ),
+        (lambda content: content["annotations"][0].update(category_id=[1]), r"of category \[1\]"),
+        (lambda content: content["annotations"][0].update(image_id=[1]), r"on picture \[1\], which"),
+        (lambda content: content["annotations"][0].update(iscrowd="0"), "iscrowd must be 0 or 1, not '0'"),
+        (lambda content: content["images"][0].update(id=[1]), r"ids of pictures .* not \[1\]"),
+        (lambda content: content["images"][0].update(width="40"), "picture 1: width must be .*, not '40'"),
         (lambda content: content["annotations"][0].update(image_id=7), "picture 7, which"),
         (lambda content: content["annotations"][0].update(bbox=[1, 2, 3]), "four numbers"),
         (lambda content: content["annotations"][0].update(bbox=[1, 2, 3, None]), "four numbers"),

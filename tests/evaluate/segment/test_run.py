@@ -224,7 +224,7 @@ def test_recipes_are_whole(name: str) -> None:
         (["--val-data", "."], "go with --annotations"),
         (["--image-size", "30"], "cannot take images of 30 x 30"),
         (["--batch-size", "100"], "fewer than one batch of 100"),
-        (["--annotations", "nothing.json"], "nothing.json cannot be read"),
+        (["--annotations", "nothing.json"], "There is no file nothing.json"),
     ],
 )
 def test_mistakes_are_explained(
