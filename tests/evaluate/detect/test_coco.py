@@ -26,6 +26,9 @@ def folder(tmp_path: Path) -> Path:
 IMAGES = [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}, {"id": 2, "file_name": "b.png"}]
 
 
+SMALLER = run_lengths(np.ones((10, 10), dtype=bool))  # for another picture
+
+
 def written(folder: Path, *annotations: dict[str, Any], **more: Any) -> Path:
     return write_json(folder / "boxes.json", more.pop("images", IMAGES), annotations, **more)
 
@@ -177,7 +180,22 @@ def test_few_broken_pictures_are_skipped(tmp_path: Path) -> None:
             lambda content: content["annotations"][0].update(segmentation={"size": [30, 40], "counts": [7]}),
             "cover 7 pixels, but the picture has 1,200",
         ),
-        (lambda content: content["annotations"][0].update(segmentation=[[1, 2, 3]]), "3 values"),
+        *(
+            (lambda content, mask=mask: content["annotations"][0].update(segmentation=mask), message)
+            for mask, message in (
+                ([[1, 2, 3]], "annotation 1: a polygon is a flat list .*3 values"),
+                ([[[4, 5], [14, 5], [14, 25], [4, 25]]], r"flat list of numbers .* not \[\[4, 5\]"),
+                ([[[4, 5]] * 6], "flat list of numbers"),
+                ([[1, 2, "a", 4, 5, 6]], "flat list of numbers .*'a'"),
+                ([[1, 2, None, 4, 5, 6]], "flat list of numbers .*None"),
+                ({"size": [], "counts": [1200]}, r"annotation 1: .* size \(height, width\) and counts"),
+                ({"size": [30, 40], "counts": ["a"]}, r"not numbers of pixels: \['a'\]"),
+                ({"size": [30, 40], "counts": [1201, -1]}, "not numbers of pixels"),
+                ({"size": [30, 40], "counts": "zzz"}, "annotation 1: .* cannot be read .*symbol 'z'"),
+                ({"size": [30, 40], "counts": "P"}, "cannot be read .*not complete"),
+                ({"size": [30, 40], "counts": SMALLER["counts"]}, "cover 100 pixels, but .* has 1,200"),
+            )
+        ),
         (lambda content: content["annotations"][0].update(segmentation="here"), "polygons or run lengths"),
         (lambda content: content["images"][1].update(file_name="c.png"), "1 of the 2 pictures.*c.png"),
         (lambda content: content["images"][1].update(id=1), "picture 1 twice"),
