@@ -63,6 +63,21 @@ def test_wrong_classes_and_nothing_at_all_have_zero(annotations: Annotations) ->
     assert [line["missed"] for line in figures["classes"]] == [3, 3]
 
 
+def test_objects_without_a_mask_do_not_count_where_masks_do(tmp_path: Path) -> None:
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    masked = annotation(1, 1, 10, (0, 0, 20, 20), segmentation=[corners(0, 0, 20, 20)])
+    file = write_json(
+        tmp_path / "a.json",
+        [{"id": 1, "file_name": "a.png"}],
+        [masked, annotation(2, 1, 10, (30, 0, 20, 20))],
+    )
+    annotations = read_annotations(file, tmp_path)
+    found = perfect(annotations.with_masks())
+    figures = average_precision(found, annotations, masks=True)
+    assert (figures["AP"], figures["mask_AP"]) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert average_precision(found, annotations, masks=False)["AP"] < 0.6
+
+
 def one_picture(
     tmp_path: Path, *boxes: tuple[int, int, int, int], crowd: tuple[int, ...] = ()
 ) -> Annotations:
