@@ -120,6 +120,16 @@ def test_a_box_that_is_missing_is_that_of_the_mask(folder: Path) -> None:
     assert read_annotations(written(folder, own), folder).photos[0].instances[0].box == (4, 5, 14, 25)
 
 
+def test_an_area_that_is_missing_is_that_of_the_mask(folder: Path) -> None:
+    triangle = annotation(1, 1, 10, (0, 0, 20, 20), segmentation=[[0, 0, 20, 0, 0, 20]])
+    entries = [triangle, annotation(2, 1, 10, (0, 0, 20, 20))]
+    for entry in entries:
+        del entry["area"]
+    masked, plain = read_annotations(written(folder, *entries), folder).photos[0].instances
+    assert masked.area == pytest.approx(200, abs=20)
+    assert plain.area == 400
+
+
 def test_validation_counts_classes_as_training_does(folder: Path) -> None:
     train = read_annotations(written(folder, annotation(1, 1, 20, (0, 0, 5, 5))), folder)
     one_class = written(folder, annotation(1, 1, 20, (0, 0, 5, 5)), categories=[{"id": 20, "name": "square"}])

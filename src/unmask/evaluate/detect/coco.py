@@ -28,7 +28,8 @@ class Instance:
     Attributes:
         box: left, top, right, bottom in pixels, within the picture, of positive area.
         category: index into `Annotations.names`.
-        area: square pixels, by which COCO tells small from large objects; the mask's where the file says so.
+        area: square pixels, by which COCO tells small from large objects: as the file says; else of the
+            mask, or of the box.
         crowd: a group that is not told apart: no target, and no false alarm where something is found in it.
         outline: polygons or run lengths; None if there is no mask.
     """
@@ -190,7 +191,8 @@ def _instance(
     counts += Counter()  # drops what is zero
     area = entry.get("area", 0)
     if not isinstance(area, int | float) or not area > 0:
-        area = (cut[2] - cut[0]) * (cut[3] - cut[1])
+        area = 0 if outline is None else outline.bitmap().sum()
+        area = area or (cut[2] - cut[0]) * (cut[3] - cut[1])
     return Instance(cut, category, float(area), bool(entry.get("iscrowd")), outline)
 
 
