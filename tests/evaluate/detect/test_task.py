@@ -84,6 +84,18 @@ def test_what_a_run_leaves(shapes: Path, tmp_path: Path) -> None:
     assert found.scores.round(5).tolist() == pytest.approx(expected, abs=2e-5)
 
 
+def test_pictures_are_judged_at_the_larger_of_their_sizes(shapes: Path, tmp_path: Path) -> None:
+    """In the run, and by the detector that is left."""
+    overrides = {"data.scale": None, "data.short_side": (20, 30)}
+    run = train(shapes, tmp_path / "run", steps=1, overrides=overrides)
+    detector = load_detector(run.folder)
+    assert detector.card.short_side == 30
+    found = detector.find([shapes / "plain-val" / "plain-val-0.png"], threshold=0.0)[0]
+    results = json.loads((run.folder / "predictions.json").read_text())
+    expected = [line["score"] for line in results if line["image_id"] == 1]
+    assert found.scores.round(5).tolist() == pytest.approx(expected, abs=2e-5)
+
+
 def test_boxes_alone_where_there_are_no_masks_or_none_are_wanted(shapes: Path, tmp_path: Path) -> None:
     for data, overrides in (("plain", {}), ("masked", {"heads.masks": False})):
         run = train(shapes, tmp_path / data, data=data, steps=1, overrides=overrides)
@@ -269,6 +281,8 @@ def test_published_settings_of_vitdet() -> None:
         ({"overrides": {"heads.kid": "cascade"}}, r"heads has no setting 'kid'.*heads.kind"),
         ({"overrides": {"heads.kind": "double"}}, r"heads.kind='double'"),
         ({"overrides": {"data.scale": (1.5, 0.5)}}, "from a low to a high factor"),
+        ({"overrides": {"data.short_side": (60, 40), "data.scale": None}}, "from few to many pixels"),
+        ({"overrides": {"data.short_side": (40, 60)}}, "needs jitter=none and scale=null"),
         ({"encoder": "pixels"}, "no weights to train"),
         ({"encoder": "runs/none"}, "There is no runs/none"),
         ({"image_size": 60}, "multiples of|cannot take"),

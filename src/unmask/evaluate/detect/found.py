@@ -71,15 +71,17 @@ def look(
     mean: Sequence[float],
     std: Sequence[float],
     device: torch.device | str,
+    short_side: int | None = None,
 ) -> list[Found]:
     """What the detector, in eval mode, finds on upright pictures of 8 bits and its number of channels.
 
     Args:
         model: a `Detector`, perhaps wrapped for several processes or mixed precision.
         mean, std: by which images are normalised.
+        short_side: of the pictures on the canvas, see `fitted`.
     """
     sizes = [(picture.height, picture.width) for picture in pictures]
-    placements = [fitted(size, canvas) for size in sizes]
+    placements = [fitted(size, canvas, short_side=short_side) for size in sizes]
     samples = [
         place((), picture, placement, masks=False)
         for picture, placement in zip(pictures, placements, strict=True)

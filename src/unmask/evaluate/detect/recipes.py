@@ -2,7 +2,7 @@
 
 Each published recipe says where its numbers come from. What differs from all of them here: the boxes' loss is
 torchvision's smooth L1, pictures lie on a fixed square canvas (whose side is the longest one that the paper
-allows), and statistics of batches (SyncBN) are layer norms, as in ViTDet.
+allows, rounded up to a multiple of 32), and statistics of batches (SyncBN) are layer norms, as in ViTDet.
 """
 
 import difflib
@@ -16,6 +16,9 @@ from unmask.recipes.base import Schedule
 from unmask.recipes.tasks import TaskOptim, Validation
 
 POSITIONS = ("pos_embed", "position_bias", "token")  # never decayed, beside norms and biases
+
+# The shorter side of a picture; the longer one at most 1333.
+MULTI_SCALE = Data(image_size=(1344, 1344), jitter="none", short_side=(480, 800))
 
 
 def small() -> DetectRecipe:
@@ -147,7 +150,7 @@ def cae_base() -> DetectRecipe:
     return _on_coco(
         "cae_base",
         heads=Heads(neck="deconvolution"),
-        data=Data(image_size=(1344, 1344), jitter="multi_scale"),
+        data=MULTI_SCALE,
         drop_path_rate=0.2,
         epochs=12,
         milestones=(9, 11),
@@ -173,7 +176,7 @@ def itpn_base() -> DetectRecipe:
     return _on_coco(
         "itpn_base",
         heads=Heads(),
-        data=Data(image_size=(1344, 1344), jitter="multi_scale"),
+        data=MULTI_SCALE,
         drop_path_rate=0.05,
         epochs=12,
         milestones=(9, 11),
@@ -198,7 +201,7 @@ def itpn_base_cascade() -> DetectRecipe:
     return _on_coco(
         "itpn_base_cascade",
         heads=Heads(kind="cascade"),
-        data=Data(image_size=(1344, 1344), jitter="multi_scale"),
+        data=MULTI_SCALE,
         drop_path_rate=0.2,
         epochs=36,
         milestones=(27, 33),
@@ -225,7 +228,7 @@ def hivit_base() -> DetectRecipe:
     return _on_coco(
         "hivit_base",
         heads=Heads(neck="native"),
-        data=Data(image_size=(1344, 1344), jitter="multi_scale"),
+        data=MULTI_SCALE,
         drop_path_rate=0.2,
         epochs=36,
         milestones=(27, 33),
@@ -250,7 +253,7 @@ def swin_tiny_cascade() -> DetectRecipe:
     return _on_coco(
         "swin_tiny_cascade",
         heads=Heads(kind="cascade", neck="native"),
-        data=Data(image_size=(1344, 1344), jitter="multi_scale"),
+        data=MULTI_SCALE,
         drop_path_rate=0.2,
         epochs=36,
         milestones=(27, 33),

@@ -40,6 +40,7 @@ class Card:
         masks: whether it makes masks.
         names, ids: of the categories, as in the training set's file.
         image_size: height and width of the canvas.
+        short_side: of a picture on it, in pixels, if that fits; None: as large as fits.
         mean, std: a channel, for pixels in [0, 1].
         made_by: the run.
     """
@@ -55,6 +56,7 @@ class Card:
     mean: Sequence[float]
     std: Sequence[float]
     made_by: dict[str, Any]
+    short_side: int | None = None
 
 
 class TrainedDetector(nn.Module):
@@ -98,6 +100,7 @@ class TrainedDetector(nn.Module):
             "mean": self.card.mean,
             "std": self.card.std,
             "device": device,
+            "short_side": self.card.short_side,
         }
         found: list[Found] = []
         for part in _batches(pictures, batch_size):

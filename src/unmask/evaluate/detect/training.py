@@ -192,6 +192,7 @@ def _detector(
         names=classes,
         ids=sets.train.ids,
         image_size=subject.image_size,
+        short_side=None if recipe.data.short_side is None else recipe.data.short_side[1],
         channels=subject.channels,
         mean=mean,
         std=std,
