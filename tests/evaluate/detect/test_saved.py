@@ -80,6 +80,8 @@ def test_every_kind_of_picture_in_its_own_pixels(tmp_path: Path) -> None:
         assert found.boxes[:, 3].max() <= 50
         assert found.scores.min() >= 0.2
     assert detector.find([]) == []
+    (nothing,) = detector.find([picture()], threshold=1.0)
+    assert nothing.masks().shape == (0, 50, 90)
 
 
 def test_pillows_pictures_are_read_as_their_files_are(tmp_path: Path) -> None:
