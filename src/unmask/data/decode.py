@@ -86,13 +86,23 @@ def load_pixels(image: Image.Image, channels: int = 3, *, shrink: float = 1.0) -
             width, height = image.size
             drafted = image.draft(MODES[channels], (width // factor, height // factor))
             factor = 1 if drafted is None else round(width / drafted[1][2])
+    return as_upright(image, channels), factor
+
+
+def as_upright(image: Image.Image, channels: int = 3) -> Image.Image:
+    """The upright 8-bit picture of what Pillow opened or made, by the rules above.
+
+    Raises:
+        DecodeError: the pixels are broken or truncated.
+    """
+    with _decoding():
         orientation = _orientation(image)
         image.load()
         upright = _to_mode(image, channels)
         if orientation in _UPRIGHT:
             upright = upright.transpose(_UPRIGHT[orientation])
             upright.info = {}  # or the next reader would turn it again
-    return upright, factor
+    return upright
 
 
 def load_crop(

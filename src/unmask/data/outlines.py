@@ -66,7 +66,7 @@ def _from_runs(runs: Mapping[str, Any], size: tuple[int, int]) -> Mask:
     try:
         height, width = (int(side) for side in runs["size"])
         counts = runs["counts"]
-        lengths = _unpacked(counts) if isinstance(counts, str | bytes) else [int(count) for count in counts]
+        lengths = unpacked(counts) if isinstance(counts, str | bytes) else [int(count) for count in counts]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"run lengths need counts and size ({error!r})") from error
     if (height, width) != tuple(size):
@@ -77,9 +77,13 @@ def _from_runs(runs: Mapping[str, Any], size: tuple[int, int]) -> Mask:
     return inside.reshape((height, width), order="F")
 
 
-def _unpacked(text: str | bytes) -> list[int]:
+def unpacked(text: str | bytes) -> list[int]:
     """Run lengths from COCO's text: groups of five bits, lowest first, of the difference to the run before
-    the last."""
+    the last.
+
+    Raises:
+        ValueError: the text is none, or not all of it. Lengths may be negative or not add up even so.
+    """
     symbols = text.encode() if isinstance(text, str) else text
     lengths: list[int] = []
     value, shift = 0, 0

@@ -26,6 +26,9 @@ def folder(tmp_path: Path) -> Path:
 IMAGES = [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}, {"id": 2, "file_name": "b.png"}]
 
 
+SMALLER = run_lengths(np.ones((10, 10), dtype=bool))  # for another picture
+
+
 def written(folder: Path, *annotations: dict[str, Any], **more: Any) -> Path:
     return write_json(folder / "boxes.json", more.pop("images", IMAGES), annotations, **more)
 
@@ -90,15 +93,41 @@ def test_objects_without_a_mask_are_left_out_where_masks_are_learned(folder: Pat
     found = read_annotations(written(folder, masked, *others), folder)
     assert not found.masked
     learned = found.with_masks()
-    assert (learned.instances, learned.skipped) == (1, {UNMASKED: 2})
-    with pytest.raises(UserError, match="no masks"):
+    assert (learned.objects, learned.skipped) == (1, {UNMASKED: 2})
+    with pytest.raises(UserError, match=r"None of the objects .* --no-masks"):
         read_annotations(written(folder, others[0]), folder).with_masks()
+
+
+def test_the_mask_of_a_crowd_is_none_to_learn_from(folder: Path) -> None:
+    outline = run_lengths(np.ones((30, 40), dtype=bool))
+    crowd = annotation(1, 1, 10, (0, 0, 40, 30), iscrowd=1, segmentation=outline)
+    found = read_annotations(written(folder, crowd, annotation(2, 1, 10, (0, 0, 9, 9))), folder)
+    assert (found.objects, found.unmasked, found.masked) == (1, 1, False)
+    with pytest.raises(UserError, match="None of the objects"):
+        found.with_masks()
+
+
+def test_what_is_null_is_not_said(folder: Path) -> None:
+    images = [{"id": 1, "file_name": "a.png", "width": None, "height": None}]
+    file = written(folder, annotation(1, 1, 10, (0, 0, 9, 9), iscrowd=None), images=images)
+    (photo,) = read_annotations(file, folder).photos
+    assert (photo.size, photo.instances[0].crowd) == ((30, 40), False)
 
 
 def test_a_box_that_is_missing_is_that_of_the_mask(folder: Path) -> None:
     own = annotation(1, 1, 10, (0, 0, 1, 1), segmentation=[corners(4, 5, 10, 20)])
     del own["bbox"]
     assert read_annotations(written(folder, own), folder).photos[0].instances[0].box == (4, 5, 14, 25)
+
+
+def test_an_area_that_is_missing_is_that_of_the_mask(folder: Path) -> None:
+    triangle = annotation(1, 1, 10, (0, 0, 20, 20), segmentation=[[0, 0, 20, 0, 0, 20]])
+    entries = [triangle, annotation(2, 1, 10, (0, 0, 20, 20))]
+    for entry in entries:
+        del entry["area"]
+    masked, plain = read_annotations(written(folder, *entries), folder).photos[0].instances
+    assert masked.area == pytest.approx(200, abs=20)
+    assert plain.area == 400
 
 
 def test_validation_counts_classes_as_training_does(folder: Path) -> None:
@@ -108,7 +137,7 @@ def test_validation_counts_classes_as_training_does(folder: Path) -> None:
     assert validation.names == ("disc", "square")
     assert validation.photos[0].instances[0].category == 1
     other = written(folder, categories=[{"id": 20, "name": "cross"}])
-    with pytest.raises(UserError, match=r"'cross'.*'square'"):
+    with pytest.raises(UserError, match=r"20 'cross'.*'square'"):
         read_annotations(other, folder, like=train)
 
 
@@ -139,7 +168,16 @@ def test_few_broken_pictures_are_skipped(tmp_path: Path) -> None:
     [
         (lambda content: content.pop("categories"), "has no categories"),
         (lambda content: content["annotations"][0].pop("category_id"), "annotation 1 has no category_id"),
-        (lambda content: content["annotations"][0].update(category_id=7), "category 7; .* 10, 20"),
+        (lambda content: content["annotations"][0].update(category_id=7), "category 7; there are 10, 20"),
+        (
+            lambda content: content["annotations"][0].update(category_id="10"),
+            "category '10'; there are 10, 20",
+        ),
+        (lambda content: content["annotations"][0].update(category_id=[1]), r"of category \[1\]"),
+        (lambda content: content["annotations"][0].update(image_id=[1]), r"on picture \[1\], which"),
+        (lambda content: content["annotations"][0].update(iscrowd="0"), "iscrowd must be 0 or 1, not '0'"),
+        (lambda content: content["images"][0].update(id=[1]), r"ids of pictures .* not \[1\]"),
+        (lambda content: content["images"][0].update(width="40"), "picture 1: width must be .*, not '40'"),
         (lambda content: content["annotations"][0].update(image_id=7), "picture 7, which"),
         (lambda content: content["annotations"][0].update(bbox=[1, 2, 3]), "four numbers"),
         (lambda content: content["annotations"][0].update(bbox=[1, 2, 3, None]), "four numbers"),
@@ -152,7 +190,22 @@ def test_few_broken_pictures_are_skipped(tmp_path: Path) -> None:
             lambda content: content["annotations"][0].update(segmentation={"size": [30, 40], "counts": [7]}),
             "cover 7 pixels, but the picture has 1,200",
         ),
-        (lambda content: content["annotations"][0].update(segmentation=[[1, 2, 3]]), "3 values"),
+        *(
+            (lambda content, mask=mask: content["annotations"][0].update(segmentation=mask), message)
+            for mask, message in (
+                ([[1, 2, 3]], "annotation 1: a polygon is a flat list .*3 values"),
+                ([[[4, 5], [14, 5], [14, 25], [4, 25]]], r"flat list of numbers .* not \[\[4, 5\]"),
+                ([[[4, 5]] * 6], "flat list of numbers"),
+                ([[1, 2, "a", 4, 5, 6]], "flat list of numbers .*'a'"),
+                ([[1, 2, None, 4, 5, 6]], "flat list of numbers .*None"),
+                ({"size": [], "counts": [1200]}, r"annotation 1: .* size \(height, width\) and counts"),
+                ({"size": [30, 40], "counts": ["a"]}, r"not numbers of pixels: \['a'\]"),
+                ({"size": [30, 40], "counts": [1201, -1]}, "not numbers of pixels"),
+                ({"size": [30, 40], "counts": "zzz"}, "annotation 1: .* cannot be read .*symbol 'z'"),
+                ({"size": [30, 40], "counts": "P"}, "cannot be read .*not complete"),
+                ({"size": [30, 40], "counts": SMALLER["counts"]}, "cover 100 pixels, but .* has 1,200"),
+            )
+        ),
         (lambda content: content["annotations"][0].update(segmentation="here"), "polygons or run lengths"),
         (lambda content: content["images"][1].update(file_name="c.png"), "1 of the 2 pictures.*c.png"),
         (lambda content: content["images"][1].update(id=1), "picture 1 twice"),

@@ -1,5 +1,6 @@
 """`unmask evaluate detect`: what is printed, and what is refused."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from tests.evaluate.detect.made import SMALL, write_shapes
 from unmask import cli
+from unmask.evaluate.detect.table import summary
 
 SETTINGS = [f"heads.{name}={value}" for name, value in SMALL.items()]
 
@@ -43,13 +45,21 @@ def test_figures_and_where_to_look(
     assert '"kind": "cascade"' in (tmp_path / "run" / "recipe.json").read_text()
 
 
+def test_only_pictures_that_are_there_are_named(tmp_path: Path) -> None:
+    metrics = {"validation": {"objects": 1, "pictures": 1}, "AP": 0.5, "classes": []}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert not any(isinstance(part, str) for part in summary(tmp_path))
+    (tmp_path / "detections.png").touch()
+    assert list(summary(tmp_path))[-1] == str(tmp_path / "detections.png")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--recipe", "vitdet"], "no recipe of a detector is called 'vitdet'"),
         (["--val-data", "none"], "There is no folder none"),
         (["heads.kind=two"], "heads.kind='two'"),
-        (["--masks"], "has no masks"),
+        (["--masks"], "None of the objects in"),
     ],
 )
 def test_mistakes(

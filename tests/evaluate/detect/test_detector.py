@@ -196,3 +196,10 @@ def test_what_is_drawn_follows_the_default_generator() -> None:
 def test_messages(encoder: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_detector(encoder, **options)
+
+
+def test_anchors_have_an_area() -> None:
+    with pytest.raises(ValueError, match=r"anchor_scale=0.3 .* have no area"):
+        tiny_detector(anchor_scale=0.3)
+    with pytest.raises(ValueError, match="anchor_ratios"):
+        tiny_detector(anchor_ratios=())

@@ -88,6 +88,27 @@ def test_large_scale_jitter_covers_its_range() -> None:
     assert np.mean(sides) == pytest.approx(64 * 1.05, abs=10)  # five standard errors
 
 
+def test_the_shorter_side_is_drawn_as_far_as_the_longer_one_fits() -> None:
+    """A photograph's is 480 to 800 pixels, and 800 to be judged; a panorama's long side fills the canvas."""
+    canvas = (1344, 1344)
+    draws = [
+        drawn(
+            (480, 640),
+            canvas,
+            np.random.default_rng(seed),
+            scale=(1.0, 1.0),
+            flip=False,
+            short_side=(480, 800),
+        )
+        for seed in range(200)
+    ]
+    sides = [min(one.scaled) for one in draws]
+    assert (min(sides), max(sides)) == (pytest.approx(480, abs=10), pytest.approx(800, abs=10))
+    assert all(one.crop == one.scaled for one in draws)
+    assert fitted((480, 640), canvas, short_side=800).scaled == (800, 1067)
+    assert fitted((300, 1200), canvas, short_side=800).scaled == (336, 1344)
+
+
 def test_the_same_generator_draws_the_same() -> None:
     def draw(seed: int) -> Placement:
         return drawn((48, 64), CANVAS, np.random.default_rng(seed), scale=(0.1, 2.0), flip=True)

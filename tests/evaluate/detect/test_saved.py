@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from unmask import load_detector
 from unmask.encoders.itpn import Pyramid
 from unmask.errors import UserError
 from unmask.evaluate.detect.detector import Detector, Heads
-from unmask.evaluate.detect.saved import Card, TrainedDetector, save_detector
+from unmask.evaluate.detect.saved import Card, TrainedDetector, _opened, save_detector
 
 
 def trained(
@@ -79,6 +80,44 @@ def test_every_kind_of_picture_in_its_own_pixels(tmp_path: Path) -> None:
         assert found.boxes[:, 3].max() <= 50
         assert found.scores.min() >= 0.2
     assert detector.find([]) == []
+    (nothing,) = detector.find([picture()], threshold=1.0)
+    assert nothing.masks().shape == (0, 50, 90)
+
+
+def test_pillows_pictures_are_read_as_their_files_are(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # on its side
+    deep = (np.arange(50 * 90, dtype=np.uint16) * 14).reshape(50, 90)
+    clear = np.dstack([picture(), np.full((50, 90), 100, dtype=np.uint8)])
+    Image.fromarray(picture()).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    for name, size in (("turned", (50, 90)), ("deep", (90, 50)), ("clear", (90, 50))):
+        path = tmp_path / f"{name}.png"
+        ours, theirs = _opened(path, 3), _opened(Image.open(path), 3)
+        assert (theirs.mode, theirs.size) == ("RGB", size)
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_arrays_keep_their_shape() -> None:
+    for shape in ((1, 90, 3), (50, 1, 1), (1, 1, 4), (50, 1)):
+        pixels = np.full(shape, 200, dtype=np.uint8)
+        assert _opened(pixels, 3).size == (shape[1], shape[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("photo.jpg", r"find\(\[picture\]\)"),
+        (Path("photo.jpg"), "a list of pictures"),
+        (picture(), "a list of pictures"),
+        ([picture() / 255], "not float64 of shape \\[50, 90, 3\\]"),
+        ([picture().transpose(2, 0, 1)], "shape \\[3, 50, 90\\]"),
+    ],
+)
+def test_what_is_no_picture(given: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        trained().find(given)
 
 
 def test_messages(tmp_path: Path) -> None:
@@ -98,9 +137,11 @@ def test_messages(tmp_path: Path) -> None:
     (tmp_path / "detector.json").write_text(json.dumps({**card, "format": 99}))
     with pytest.raises(UserError, match="another format"):
         load_detector(tmp_path)
-    (tmp_path / "detector.json").write_text("{}")
-    with pytest.raises(UserError, match="not a detector's card"):
-        load_detector(tmp_path)
+    heads = {**card["heads"], "widht": 3}
+    for content in ({}, [], {**card, "architecture": {}}, {**card, "heads": heads}):
+        (tmp_path / "detector.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match="not a detector's card"):
+            load_detector(tmp_path)
     (tmp_path / "detector.json").write_text(json.dumps(card))
     (tmp_path / "detector.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="damaged"):

@@ -1,16 +1,18 @@
 """Average precision: perfect detections have 1.0, and what COCO does not count is not counted."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from faster_coco_eval import COCO, COCOeval_faster
 from PIL import Image
 
 from tests.evaluate.detect.made import annotation, corners, write_json, write_shapes
 from unmask.evaluate.detect.coco import Annotations, read_annotations
 from unmask.evaluate.detect.found import Found, coco_results, hits
 from unmask.evaluate.detect.masks import run_lengths
-from unmask.evaluate.detect.score import average_precision
+from unmask.evaluate.detect.score import PREFIX, average_precision
 
 
 @pytest.fixture
@@ -61,6 +63,21 @@ def test_wrong_classes_and_nothing_at_all_have_zero(annotations: Annotations) ->
     figures = average_precision({}, annotations, masks=True, each_class=True)
     assert figures["AP"] == figures["mask_AP"] == 0
     assert [line["missed"] for line in figures["classes"]] == [3, 3]
+
+
+def test_objects_without_a_mask_do_not_count_where_masks_do(tmp_path: Path) -> None:
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    masked = annotation(1, 1, 10, (0, 0, 20, 20), segmentation=[corners(0, 0, 20, 20)])
+    file = write_json(
+        tmp_path / "a.json",
+        [{"id": 1, "file_name": "a.png"}],
+        [masked, annotation(2, 1, 10, (30, 0, 20, 20))],
+    )
+    annotations = read_annotations(file, tmp_path)
+    found = perfect(annotations.with_masks())
+    figures = average_precision(found, annotations, masks=True)
+    assert (figures["AP"], figures["mask_AP"]) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert average_precision(found, annotations, masks=False)["AP"] < 0.6
 
 
 def one_picture(
@@ -118,17 +135,26 @@ def test_an_object_is_found_once_and_by_the_surest(tmp_path: Path) -> None:
     assert (disc["found"], disc["missed"], disc["false_alarms"]) == (1, 1, 2)
 
 
-def test_predictions_in_cocos_format_score_the_same_there(annotations: Annotations) -> None:
-    """The file that others read: left, top, width, height; ids of the file; masks as run lengths."""
+def test_predictions_in_cocos_format_score_the_same_there(annotations: Annotations, tmp_path: Path) -> None:
+    """The file that others read, by COCO's own evaluation: boxes that are off, one too many, one of another
+    class."""
     found = perfect(annotations)
-    results = coco_results(found, annotations)
-    first = annotations.photos[0].instances[0]
-    assert results[0]["image_id"] == 1
-    assert results[0]["category_id"] == 10
-    left, top, right, bottom = first.box
-    assert results[0]["bbox"] == [left, top, right - left, bottom - top]
-    assert results[0]["segmentation"] == run_lengths(first.outline.bitmap())
-    assert len(results) == annotations.instances
+    generator = np.random.default_rng(0)
+    for own in found.values():
+        own.boxes[:] = (own.boxes + generator.normal(0, 2, own.boxes.shape)).clip(0, (64, 48) * 2).round(2)
+        own.scores[:] = generator.random(len(own)).round(5)
+    found[1].categories[0] = 1 - found[1].categories[0]
+    ours = average_precision(found, annotations, masks=True)
+    (tmp_path / "predictions.json").write_text(json.dumps(coco_results(found, annotations)))
+    truth = COCO(str(annotations.file))
+    for kind, prefix in PREFIX.items():
+        theirs = COCOeval_faster(truth, truth.loadRes(str(tmp_path / "predictions.json")), kind)
+        theirs.evaluate()
+        theirs.accumulate()
+        theirs.summarize()
+        for name, figure in zip(("AP", "AP50", "AP75", "AP_small"), theirs.stats[:4], strict=True):
+            assert 0 < figure < 1
+            assert ours[prefix + name] == pytest.approx(figure, abs=1e-5)
 
 
 def test_the_surest() -> None:

@@ -44,7 +44,7 @@ def train(shapes: Path, out: Path, *, data: str = "plain", encoder: Any = None, 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     overrides = {**OPTIONS, "start.drop_path_rate": 0.1, **options.pop("overrides", {})}
-    given = {"steps": 4, "image_size": 64, "precision": "fp32", "workers": 0, **options}
+    given = {"steps": 4, "image_size": 64, "precision": "fp32", "workers": 0, "progress": False, **options}
     return detect(
         encoder or tiny_encoder("vit"),
         data=shapes / data,
@@ -53,7 +53,6 @@ def train(shapes: Path, out: Path, *, data: str = "plain", encoder: Any = None, 
         val_annotations=shapes / f"{data}-val.json",
         out=out,
         device="cpu",
-        progress=False,
         overrides=overrides,
         **given,
     )
@@ -88,12 +87,79 @@ def test_what_a_run_leaves(shapes: Path, tmp_path: Path) -> None:
     assert found.scores.round(5).tolist() == pytest.approx(expected, abs=2e-5)
 
 
+def test_pictures_are_judged_at_the_larger_of_their_sizes(shapes: Path, tmp_path: Path) -> None:
+    """In the run, and by the detector that is left."""
+    overrides = {"data.scale": None, "data.short_side": (20, 30)}
+    run = train(shapes, tmp_path / "run", steps=1, overrides=overrides)
+    detector = load_detector(run.folder)
+    assert detector.card.short_side == 30
+    found = detector.find([shapes / "plain-val" / "plain-val-0.png"], threshold=0.0)[0]
+    results = json.loads((run.folder / "predictions.json").read_text())
+    expected = [line["score"] for line in results if line["image_id"] == 1]
+    assert found.scores.round(5).tolist() == pytest.approx(expected, abs=2e-5)
+
+
 def test_boxes_alone_where_there_are_no_masks_or_none_are_wanted(shapes: Path, tmp_path: Path) -> None:
     for data, overrides in (("plain", {}), ("masked", {"heads.masks": False})):
         run = train(shapes, tmp_path / data, data=data, steps=1, overrides=overrides)
         metrics = json.loads((run.folder / "metrics.json").read_text())
         assert not metrics["masks"]
         assert "mask_AP" not in metrics
+
+
+def without_a_mask(file: Path) -> None:
+    """Take the mask from the first object."""
+    content = json.loads(file.read_text())
+    content["annotations"][0]["segmentation"] = []
+    file.write_text(json.dumps(content))
+
+
+def copied(shapes: Path, folder: Path) -> Path:
+    for part in ("masked", "masked-val"):
+        copytree(shapes / part, folder / part)
+        copyfile(shapes / f"{part}.json", folder / f"{part}.json")
+    return folder
+
+
+def test_why_masks_are_not_learned_is_said(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = copied(shapes, tmp_path)
+    without_a_mask(root / "masked.json")
+    for overrides, learned, said in (
+        ({}, False, "masked.json: 1 of 16 objects have no mask, so boxes alone are learned; --masks"),
+        ({"heads.masks": True}, True, "masked.json: 1 objects without a mask"),
+    ):
+        run = train(root, root / str(learned), data="masked", steps=1, overrides=overrides, progress=True)
+        assert json.loads((run.folder / "recipe.json").read_text())["heads"]["masks"] is learned
+        assert said in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_masks_when_one_is_gone(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether masks are learned is settled at the start, by the recipe; runs that left it open go on, too."""
+    root = copied(shapes, tmp_path)
+    options: dict[str, Any] = {"data": "masked", "steps": 2, "batch_size": 2}
+    original = DetectionTask.losses
+
+    def stopping(self: DetectionTask, *inputs: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return original(self, *inputs)
+
+    for name in ("settled", "open"):
+        with monkeypatch.context() as patch:
+            patch.setattr(DetectionTask, "losses", stopping)
+            assert train(root, root / name, **options).interrupted == 143
+    recipe = root / "open" / "recipe.json"
+    content = json.loads(recipe.read_text())
+    content["heads"]["masks"] = None
+    recipe.write_text(json.dumps(content))
+    assert train(root, root / "open", resume=True, **options).step == 2
+    without_a_mask(root / "masked-val.json")
+    run = train(root, root / "settled", resume=True, **options)
+    assert run.step == 2
+    assert "mask_AP" in json.loads((run.folder / "metrics.json").read_text())
 
 
 def test_pictures_that_cannot_be_read(shapes: Path, tmp_path: Path) -> None:
@@ -230,10 +296,12 @@ def test_published_settings_of_vitdet() -> None:
         ({"overrides": {"heads.kid": "cascade"}}, r"heads has no setting 'kid'.*heads.kind"),
         ({"overrides": {"heads.kind": "double"}}, r"heads.kind='double'"),
         ({"overrides": {"data.scale": (1.5, 0.5)}}, "from a low to a high factor"),
+        ({"overrides": {"data.short_side": (60, 40), "data.scale": None}}, "from few to many pixels"),
+        ({"overrides": {"data.short_side": (40, 60)}}, "needs jitter=none and scale=null"),
         ({"encoder": "pixels"}, "no weights to train"),
         ({"encoder": "runs/none"}, "There is no runs/none"),
         ({"image_size": 60}, "multiples of|cannot take"),
-        ({"overrides": {"heads.masks": True}}, "has no masks"),
+        ({"overrides": {"heads.masks": True}}, "None of the objects"),
         ({"overrides": {"heads.window": 4, "heads.global_blocks": 9}}, "between 0 and the 2 blocks"),
         ({"batch_size": 64}, "fewer than one batch"),
     ],

@@ -80,15 +80,18 @@ def drop(key: str) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (drop("categories"), "no COCO file"),
-        (lambda found: found["images"].clear(), "annotations are of a picture that is not listed"),
+        (drop("categories"), "has no categories"),
+        (lambda found: found["images"].clear(), "names no pictures"),
+        (lambda found: found["annotations"][0].update(category_id=5), "annotation 1 is of category 5"),
+        (lambda found: found["annotations"][0].update(iscrowd="0"), "annotation 1: iscrowd must be 0 or 1"),
         (
-            lambda found: found["annotations"][0].update(category_id=5),
-            "of a category that is not listed.*id 1",
+            lambda found: found["images"][0].update(file_name="c.png"),
+            "1 of the 2 pictures .* not there.*c.png",
         ),
-        (lambda found: found["images"][0].update(file_name="c.png"), "1 of the 2 pictures .* not in .*c.png"),
-        (lambda found: found["images"][0].update(height=0), "some without a size"),
-        (lambda found: found["images"][0].pop("width"), "no COCO file"),
+        (lambda found: found["images"][0].update(height=0), "height must be a number of pixels, not 0"),
+        (lambda found: found["images"][0].pop("width"), "picture 7 has no height, or no width"),
+        (lambda found: found["images"][0].update(id=9), "picture 9 twice"),
+        (lambda found: found["categories"][0].update(id=20), "category 20 twice"),
     ],
 )
 def test_what_is_no_such_file_is_explained(
@@ -101,13 +104,13 @@ def test_what_is_no_such_file_is_explained(
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="There is no file"):
         find_polygons(tmp_path, tmp_path / "nothing.json")
     (tmp_path / "text.json").write_text("{", encoding="utf-8")
-    with pytest.raises(UserError, match="no COCO file"):
+    with pytest.raises(UserError, match="no JSON"):
         find_polygons(tmp_path, tmp_path / "text.json")
     (tmp_path / "list.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(UserError, match="no COCO file"):
+    with pytest.raises(UserError, match="has no images"):
         find_polygons(tmp_path, tmp_path / "list.json")
 
 
@@ -116,8 +119,16 @@ def test_categories_that_were_never_trained_are_refused(tmp_path: Path) -> None:
     train["categories"].pop()
     train["annotations"] = train["annotations"][:1]
     path = write(tmp_path, train)
-    with pytest.raises(UserError, match="2 annotations are of a category that is not listed"):
+    with pytest.raises(UserError, match=r"val.json calls category 20 'bird'; the training set has no"):
         find_polygons(tmp_path, path, val_annotations=write(tmp_path, content(), "val.json"))
+
+
+def test_the_same_ids_must_have_the_same_names_in_both_parts(tmp_path: Path) -> None:
+    swapped = content()
+    swapped["categories"] = [{"id": 30, "name": "bird"}, {"id": 20, "name": "cat"}]
+    path, other = write(tmp_path, content()), write(tmp_path, swapped, "val.json")
+    with pytest.raises(UserError, match=r"val.json calls category 20 'cat'; .* calls it 'bird'"):
+        find_polygons(tmp_path, path, val_annotations=other)
 
 
 def test_bad_outlines_and_sizes_are_found_by_the_survey(tmp_path: Path) -> None:

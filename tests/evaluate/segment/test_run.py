@@ -274,9 +274,9 @@ def test_recipes_are_whole(name: str) -> None:
         (["--val-data", "."], "go with --annotations"),
         (["--image-size", "30"], "cannot take images of 30 x 30"),
         (["--batch-size", "100"], "fewer than one batch of 100"),
-        (["--annotations", "nothing.json"], "nothing.json cannot be read"),
         (["network.norm=batch", "--batch-size", "4", "optim.accumulate=4"], "and here it is one"),
         (["data.reduce_zero_label=true", "data.classes=NAMES"], "'a', is that of index 1"),
+        (["--annotations", "nothing.json"], "There is no file nothing.json"),
     ],
 )
 def test_mistakes_are_explained(

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
 
-from unmask.evaluate.detect.heads import BACKGROUND, Maps, MaskHeads, Target, in_full
+from unmask.evaluate.detect.heads import BACKGROUND, MaskHeads, NamedMaps, Target, in_full
 
 MIN_SIDE = 1e-2  # pixels
 
@@ -95,7 +95,7 @@ class CascadeHeads(MaskHeads):
 
     def forward(
         self,
-        features: Maps,
+        features: NamedMaps,
         proposals: list[Float[Tensor, "_ 4"]],
         image_shapes: list[tuple[int, int]],
         targets: list[Target] | None = None,
@@ -114,7 +114,7 @@ class CascadeHeads(MaskHeads):
 
     def _losses(
         self,
-        features: Maps,
+        features: NamedMaps,
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
         targets: list[Target],
@@ -122,9 +122,8 @@ class CascadeHeads(MaskHeads):
         boxes, matches, labels, _ = self.select_training_samples(proposals, targets)
         losses = self.mask_losses(features, boxes, matches, labels, image_shapes, targets)
         for index, stage in enumerate(self.stages):
-            if (
-                index
-            ):  # the first stage's boxes are sampled, and thereby matched; the others' are what comes of them
+            # The first stage's boxes are sampled, and thereby matched; the others' are what comes of them.
+            if index:
                 matched = [match(own, target, stage.iou) for own, target in zip(boxes, targets, strict=True)]
                 matches, labels = [one for one, _ in matched], [one for _, one in matched]
             goals = [_goals(target, one) for target, one in zip(targets, matches, strict=True)]
@@ -135,7 +134,7 @@ class CascadeHeads(MaskHeads):
         return losses
 
     def _predict(
-        self, index: int, features: Maps, boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+        self, index: int, features: NamedMaps, boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> tuple[Float[Tensor, "n K"], Float[Tensor, "n 4"]]:
         pooled = self.box_roi_pool(features, boxes, image_shapes)
         # The stages share the features: each hands back its share of the gradient, as ViTDet's cascade does.
@@ -149,7 +148,7 @@ class CascadeHeads(MaskHeads):
         return [clip_boxes_to_image(own, shape) for own, shape in zip(moved, image_shapes, strict=True)]
 
     def _refine(
-        self, index: int, features: Maps, boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+        self, index: int, features: NamedMaps, boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> tuple[Float[Tensor, "n K"], list[Float[Tensor, "_ 4"]]]:
         logits, offsets = self._predict(index, features, boxes, image_shapes)
         return logits, self._decode(index, offsets, boxes, image_shapes)

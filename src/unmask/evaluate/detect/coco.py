@@ -1,15 +1,15 @@
 """Pictures with boxes, classes and masks, as COCO's JSON tells of them."""
 
-import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from unmask.data.coco import CocoFile, CocoPicture, Id, read_coco
 from unmask.data.decode import FORMATS, oriented_size
 from unmask.errors import UserError
 from unmask.evaluate.detect.masks import Outline, read_outline
@@ -28,7 +28,8 @@ class Instance:
     Attributes:
         box: left, top, right, bottom in pixels, within the picture, of positive area.
         category: index into `Annotations.names`.
-        area: square pixels, by which COCO tells small from large objects; the mask's where the file says so.
+        area: square pixels, by which COCO tells small from large objects: as the file says; else of the
+            mask, or of the box.
         crowd: a group that is not told apart: no target, and no false alarm where something is found in it.
         outline: polygons or run lengths; None if there is no mask.
     """
@@ -48,7 +49,7 @@ class Photo:
         size: height and width in pixels, upright.
     """
 
-    id: int | str
+    id: Id
     path: Path
     size: tuple[int, int]
     instances: tuple[Instance, ...]
@@ -71,32 +72,40 @@ class Annotations:
     skipped: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def instances(self) -> int:
-        return sum(len(photo.instances) for photo in self.photos)
+    def objects(self) -> int:
+        """How many there are, crowds not counted."""
+        return sum(not one.crowd for photo in self.photos for one in photo.instances)
+
+    @property
+    def unmasked(self) -> int:
+        """How many objects have no mask; crowds are not asked."""
+        every = (one for photo in self.photos for one in photo.instances)
+        return sum(one.outline is None and not one.crowd for one in every)
 
     @property
     def masked(self) -> bool:
-        """Whether there are objects, and all have masks; crowds are not asked."""
-        single = [one for photo in self.photos for one in photo.instances if not one.crowd]
-        return bool(single) and all(one.outline is not None for one in single)
+        """Whether there are objects, and all have masks."""
+        return self.objects > 0 and not self.unmasked
 
     def with_masks(self) -> "Annotations":
-        """Without the objects that have no mask, which are counted.
+        """Without the objects and crowds that have no mask, which are counted.
 
         Raises:
-            UserError: none has one.
+            UserError: no object has one.
         """
         photos = tuple(
             replace(photo, instances=tuple(one for one in photo.instances if one.outline is not None))
             for photo in self.photos
         )
         found = replace(self, photos=photos)
-        if not found.instances:
+        if not found.objects:
             raise UserError(
-                f"{self.file} has no masks (`segmentation`) to learn from; leave them out: model.masks=false"
+                f"None of the objects in {self.file} has a mask (`segmentation`). For boxes alone say "
+                "--no-masks (heads.masks=false)."
             )
-        missing = {UNMASKED: self.instances - found.instances} if found.instances < self.instances else {}
-        return replace(found, skipped={**self.skipped, **missing})
+        pairs = zip(self.photos, photos, strict=True)
+        missing = sum(len(before.instances) - len(after.instances) for before, after in pairs)
+        return replace(found, skipped={**self.skipped, UNMASKED: missing} if missing else self.skipped)
 
 
 def read_annotations(file: str | Path, folder: str | Path, *, like: Annotations | None = None) -> Annotations:
@@ -113,124 +122,36 @@ def read_annotations(file: str | Path, folder: str | Path, *, like: Annotations 
         UserError: files that are missing or broken, pictures of another size than the file says, categories
             or pictures that are not declared.
     """
-    file, folder = Path(file).expanduser(), Path(folder).expanduser()
-    content = _read(file)
-    names = _categories(content["categories"], file)
-    if like is not None:
-        names = _agreeing(names, like, file)
+    trained = None if like is None else dict(zip(like.ids, like.names, strict=True))
+    found = read_coco(file, folder, trained=trained)
     counts: Counter[str] = Counter()
-    images = _images(content["images"], file, folder, counts)
-    numbers = {number: index for index, number in enumerate(names)}
-    found: dict[Any, list[Instance]] = {key: [] for key in images}
-    known = {entry["id"] for entry in content["images"]}
-    for entry in content["annotations"]:
-        _require(entry, ("id", "image_id", "category_id"), "annotation", file)
-        where = f"{file}: annotation {entry['id']}"
-        if entry["image_id"] not in known:
-            raise UserError(f"{where} is on picture {entry['image_id']}, which the file does not have.")
-        if entry["category_id"] not in numbers:
-            raise UserError(
-                f"{where} is of category {entry['category_id']}; the file's `categories` have "
-                f"{', '.join(map(str, numbers))}."
-            )
-        if entry["image_id"] in images:  # and could be read
-            size = images[entry["image_id"]][1]
-            instance = _instance(entry, size, numbers[entry["category_id"]], counts, where)
-            found[entry["image_id"]] += [instance] if instance else []
-    photos = tuple(Photo(key, path, size, tuple(found[key])) for key, (path, size) in images.items())
-    return Annotations(file, tuple(names.values()), tuple(names), photos, dict(counts))
+    numbers = {number: index for index, number in enumerate(found.names)}
+    photos = []
+    for key, (path, size) in _readable(found, counts).items():
+        instances = [
+            _instance(entry, size, numbers[entry["category_id"]], counts, found.place(entry))
+            for entry in found.annotations[key]
+        ]
+        photos.append(Photo(key, path, size, tuple(one for one in instances if one is not None)))
+    names = tuple(found.names.values())
+    return Annotations(found.file, names, tuple(found.names), tuple(photos), dict(counts))
 
 
-def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise UserError(f"There is no file {file}. Give COCO's JSON: images, annotations, categories.")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is no JSON, or not all of it ({error}).") from error
-    parts = ("images", "annotations", "categories")
-    missing = [part for part in parts if not isinstance(content, dict) or part not in content]
-    if missing:
-        raise UserError(
-            f"{file} has no {' and no '.join(missing)}: it is not what COCO writes for instances. Needed is "
-            "an object with the lists images, annotations and categories."
-        )
-    for part in parts:
-        if not isinstance(content[part], list) or not all(isinstance(one, dict) for one in content[part]):
-            raise UserError(f"{file}: {part} must be a list of objects.")
-    return content
-
-
-def _require(entry: Mapping[str, Any], keys: Sequence[str], what: str, file: Path) -> None:
-    if missing := [key for key in keys if key not in entry]:
-        raise UserError(f"{file}: {what} {entry.get('id', '?')} has no {' and no '.join(missing)}.")
-
-
-def _categories(entries: Sequence[Mapping[str, Any]], file: Path) -> dict[int, str]:
-    """Id -> name, by ascending ids."""
-    names: dict[int, str] = {}
-    for entry in entries:
-        _require(entry, ("id", "name"), "category", file)
-        if not isinstance(entry["id"], int):
-            raise UserError(f"{file}: ids of categories must be whole numbers, not {entry['id']!r}.")
-        if entry["id"] in names:
-            raise UserError(f"{file} has category {entry['id']} twice.")
-        names[entry["id"]] = str(entry["name"])
-    if not names:
-        raise UserError(f"{file} names no categories; there is nothing to tell apart.")
-    return dict(sorted(names.items()))
-
-
-def _agreeing(names: dict[int, str], like: Annotations, file: Path) -> dict[int, str]:
-    """The training set's categories, if it has all of these."""
-    known = dict(zip(like.ids, like.names, strict=True))
-    for number, name in names.items():
-        if known.get(number) != name:
-            has = f"{known[number]!r}" if number in known else "no category of this id"
-            raise UserError(
-                f"{file} calls category {number} {name!r}; the training set {like.file} has {has}."
-            )
-    return known
-
-
-def _images(
-    entries: Sequence[Mapping[str, Any]], file: Path, folder: Path, counts: Counter[str]
-) -> dict[Any, tuple[Path, tuple[int, int]]]:
+def _readable(found: CocoFile, counts: Counter[str]) -> dict[Id, tuple[Path, tuple[int, int]]]:
     """Id -> path and size of every picture that can be read."""
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}, where the pictures of {file} should be.")
-    if not entries:
-        raise UserError(f"{file} names no pictures.")
-    found: dict[Any, tuple[Path, tuple[int, int]]] = {}
-    paths = {}
-    for entry in entries:
-        _require(entry, ("id", "file_name"), "picture", file)
-        if entry["id"] in paths:
-            raise UserError(f"{file} has picture {entry['id']} twice.")
-        paths[entry["id"]] = folder / str(entry["file_name"])
-    missing = [path for path in paths.values() if not path.is_file()]
-    if missing:
+    sizes = {key: _size(picture.path) for key, picture in found.pictures.items()}
+    broken = [found.pictures[key].path for key, size in sizes.items() if size is None]
+    if len(broken) > MAX_BAD * len(sizes):
         raise UserError(
-            f"{len(missing):,} of the {len(paths):,} pictures that {file} names are not there, such as "
-            f"{', '.join(map(str, missing[:3]))}. Is {folder} their folder?"
-        )
-    broken = []
-    for entry in entries:
-        path = paths[entry["id"]]
-        size = _size(path)
-        if size is None:
-            broken.append(path)
-        else:
-            _same_size(entry, size, path, file)
-            found[entry["id"]] = path, size
-    if len(broken) > MAX_BAD * len(paths):
-        raise UserError(
-            f"{len(broken):,} of the {len(paths):,} pictures of {file} cannot be read, such as "
+            f"{len(broken):,} of the {len(sizes):,} pictures of {found.file} cannot be read, such as "
             f"{', '.join(map(str, broken[:3]))}; at most {MAX_BAD:.0%} may be broken."
         )
     if broken:
         counts[UNREADABLE] += len(broken)
-    return found
+    readable = {key: (found.pictures[key], size) for key, size in sizes.items() if size is not None}
+    for picture, size in readable.values():
+        _require_size(picture, size, found.file)
+    return {key: (picture.path, size) for key, (picture, size) in readable.items()}
 
 
 def _size(path: Path) -> tuple[int, int] | None:
@@ -243,12 +164,12 @@ def _size(path: Path) -> tuple[int, int] | None:
     return height, width
 
 
-def _same_size(entry: Mapping[str, Any], size: tuple[int, int], path: Path, file: Path) -> None:
-    said = entry.get("height", size[0]), entry.get("width", size[1])
-    if said != size:
+def _require_size(picture: CocoPicture, size: tuple[int, int], file: Path) -> None:
+    height, width = picture.size
+    if (height or size[0], width or size[1]) != size:
         raise UserError(
-            f"{path} is {size[1]} x {size[0]} pixels (upright, by its EXIF orientation), but {file} says "
-            f"{said[1]} x {said[0]}: its boxes are for another picture."
+            f"{picture.path} is {size[1]} x {size[0]} pixels (upright, by its EXIF orientation), but {file} "
+            f"says {width or size[1]} x {height or size[0]}: its boxes are for another picture."
         )
 
 
@@ -270,8 +191,9 @@ def _instance(
     counts += Counter()  # drops what is zero
     area = entry.get("area", 0)
     if not isinstance(area, int | float) or not area > 0:
-        area = (cut[2] - cut[0]) * (cut[3] - cut[1])
-    return Instance(cut, category, float(area), bool(entry.get("iscrowd", 0)), outline)
+        area = 0 if outline is None else outline.bitmap().sum()
+        area = area or (cut[2] - cut[0]) * (cut[3] - cut[1])
+    return Instance(cut, category, float(area), bool(entry.get("iscrowd")), outline)
 
 
 def _corners(

@@ -52,7 +52,8 @@ class Heads(Section):
     box_dim: PositiveInt = 1024
     mask_convolutions: PositiveInt = 4
     anchor_scale: Annotated[float, Field(gt=0)] = 8.0  # side of an anchor over its map's stride
-    anchor_ratios: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.0, 2.0)  # height / width
+    anchor_ratios: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
+    # height / width
     anchor_samples: PositiveInt = 256  # of an image, for the loss of the proposals
     box_samples: PositiveInt = 512  # of an image, for the losses of the box head
     proposals: PositiveInt = 1000  # of an image
@@ -219,6 +220,11 @@ def _proposals(heads: Heads, strides: Sequence[int]) -> RegionProposalNetwork:
         sizes=tuple((side,) for side in sides),
         aspect_ratios=(tuple(heads.anchor_ratios),) * len(sides),
     )
+    if any((cell[:, 2:] <= cell[:, :2]).any() for cell in anchors.cell_anchors):
+        raise ValueError(
+            f"anchor_scale={heads.anchor_scale:g} makes anchors of {sides[0]:g} pixels on the finest map, "
+            "and some have no area in whole pixels; ViTDet's is 8"
+        )
     count = anchors.num_anchors_per_location()[0]
     head = in_full(RPNHead(heads.width, count, conv_depth=heads.proposal_convolutions))
     before = {"training": 2 * heads.proposals, "testing": heads.proposals}  # of each map

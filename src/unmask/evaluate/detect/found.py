@@ -28,12 +28,14 @@ class Found:
         categories: index into the detector's names.
         scores: in [0, 1].
         runs: masks of the picture's size as COCO's compressed run lengths; None if the detector makes none.
+        size: height and width of the picture.
     """
 
     boxes: Float[NDArray, "n 4"]
     categories: Int64[NDArray, " n"]
     scores: Float[NDArray, " n"]
     runs: tuple[dict[str, Any], ...] | None = None
+    size: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -47,7 +49,7 @@ class Found:
         if self.runs is None:
             raise ValueError("this detector was trained on boxes alone: it makes no masks")
         if not self.runs:
-            return np.zeros((0, 0, 0), dtype=bool)
+            return np.zeros((0, *self.size), dtype=bool)
         reader = coco_masks()
         return np.stack([reader.decode(one).astype(bool) for one in self.runs])
 
@@ -59,7 +61,7 @@ class Found:
             if self.runs is None
             else tuple(one for one, keep in zip(self.runs, kept, strict=True) if keep)
         )
-        return Found(self.boxes[kept], self.categories[kept], self.scores[kept], runs)
+        return Found(self.boxes[kept], self.categories[kept], self.scores[kept], runs, self.size)
 
 
 @torch.no_grad()
@@ -71,15 +73,17 @@ def look(
     mean: Sequence[float],
     std: Sequence[float],
     device: torch.device | str,
+    short_side: int | None = None,
 ) -> list[Found]:
     """What the detector, in eval mode, finds on upright pictures of 8 bits and its number of channels.
 
     Args:
         model: a `Detector`, perhaps wrapped for several processes or mixed precision.
         mean, std: by which images are normalised.
+        short_side: of the pictures on the canvas, see `fitted`.
     """
     sizes = [(picture.height, picture.width) for picture in pictures]
-    placements = [fitted(size, canvas) for size in sizes]
+    placements = [fitted(size, canvas, short_side=short_side) for size in sizes]
     samples = [
         place((), picture, placement, masks=False)
         for picture, placement in zip(pictures, placements, strict=True)
@@ -97,7 +101,8 @@ def _in_picture(found: Mapping[str, Tensor], placement: Placement) -> Found:
         # One after the other: a hundred masks of a large picture are a gigabyte.
         pairs = zip(found["masks"].float().cpu(), torch.from_numpy(boxes).float(), strict=True)
         runs = tuple(run_lengths(paste(mask[0], box, placement.size).numpy()) for mask, box in pairs)
-    return Found(boxes, found["labels"].cpu().numpy() - 1, found["scores"].double().cpu().numpy(), runs)
+    labels, scores = found["labels"].cpu().numpy() - 1, found["scores"].double().cpu().numpy()
+    return Found(boxes, labels, scores, runs, placement.size)
 
 
 def coco_results(found: Mapping[int | str, Found], annotations: Annotations) -> list[dict[str, Any]]:

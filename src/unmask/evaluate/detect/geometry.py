@@ -16,7 +16,7 @@ Boxes = Float[NDArray, "n 4"]
 # Range of a picture's size, drawn evenly, as a share of the largest that fits the canvas.
 JITTER: dict[Jitter, tuple[float, float]] = {
     "none": (1.0, 1.0),
-    "multi_scale": (0.6, 1.0),  # 480 to 800 pixels, Swin and CAE
+    "multi_scale": (0.6, 1.0),
     "large_scale": (0.1, 2.0),  # ViTDet; what is larger than the canvas is cropped
 }
 MIN_SIDE = 1.0  # pixels on the canvas; of boxes that a crop left less of, nothing can be seen
@@ -90,9 +90,13 @@ class Placement:
         return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flipped else crop
 
 
-def fitted(size: tuple[int, int], canvas: tuple[int, int]) -> Placement:
-    """As large as fits, whole: how pictures are looked at when nothing is drawn."""
-    scaled = _scaled(size, canvas, 1.0)
+def fitted(size: tuple[int, int], canvas: tuple[int, int], *, short_side: float | None = None) -> Placement:
+    """Whole, as large as fits: how pictures are looked at when nothing is drawn.
+
+    Args:
+        short_side: of the picture on the canvas, in pixels, if that fits.
+    """
+    scaled = _scaled(size, _factor(size, canvas, short_side))
     return Placement(size, scaled, (0, 0), scaled)
 
 
@@ -103,13 +107,19 @@ def drawn(
     *,
     scale: tuple[float, float],
     flip: bool,
+    short_side: tuple[float, float] | None = None,
 ) -> Placement:
     """A random size and crop, and mirrored every second time.
 
     Args:
         scale: range of the size, see `JITTER`.
+        short_side: range of the picture's shorter side in pixels instead; what would not fit is made to.
     """
-    scaled = _scaled(size, canvas, float(generator.uniform(*scale)))
+    if short_side is None:
+        factor = float(generator.uniform(*scale)) * _factor(size, canvas)
+    else:
+        factor = _factor(size, canvas, float(generator.uniform(*short_side)))
+    scaled = _scaled(size, factor)
     crop = min(scaled[0], canvas[0]), min(scaled[1], canvas[1])
     offset = (
         int(generator.integers(scaled[0] - crop[0] + 1)),
@@ -139,6 +149,10 @@ def visible(
     return boxes, (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(1)
 
 
-def _scaled(size: tuple[int, int], canvas: tuple[int, int], share: float) -> tuple[int, int]:
-    factor = share * min(canvas[0] / size[0], canvas[1] / size[1])
+def _factor(size: tuple[int, int], canvas: tuple[int, int], short_side: float | None = None) -> float:
+    fits = min(canvas[0] / size[0], canvas[1] / size[1])
+    return fits if short_side is None else min(short_side / min(size), fits)
+
+
+def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

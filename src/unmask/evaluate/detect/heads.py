@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference
 from torchvision.ops import roi_align
 
-Maps = Mapping[str, Float[Tensor, "B D _ _"]]
+NamedMaps = Mapping[str, Float[Tensor, "B D _ _"]]
 Target = dict[str, Tensor]
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -41,7 +41,7 @@ class BoxPool(nn.Module):
         self.names, self.strides, self.side = tuple(names), tuple(strides), side
 
     def forward(
-        self, maps: Maps, boxes: Sequence[Float[Tensor, "_ 4"]], image_shapes: Any = None
+        self, maps: NamedMaps, boxes: Sequence[Float[Tensor, "_ 4"]], image_shapes: Any = None
     ) -> Float[Tensor, "n D s s"]:
         """
         Args:
@@ -70,7 +70,7 @@ class MaskHeads(RoIHeads):
     """`RoIHeads` whose masks are learned and placed exactly."""
 
     def masked(
-        self, features: Maps, found: list[dict[str, Tensor]], image_shapes: list[tuple[int, int]]
+        self, features: NamedMaps, found: list[dict[str, Tensor]], image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
         """What was found, with a mask [n, 1, 28, 28] in each box if this makes masks."""
         if not self.has_mask():
@@ -81,7 +81,7 @@ class MaskHeads(RoIHeads):
 
     def mask_losses(
         self,
-        features: Maps,
+        features: NamedMaps,
         boxes: list[Float[Tensor, "_ 4"]],
         matches: list[Tensor],
         labels: list[Tensor],
@@ -110,7 +110,7 @@ class MaskHeads(RoIHeads):
         return {"loss_mask": F.binary_cross_entropy_with_logits(own_class, torch.cat(goals))}
 
     def _mask_logits(
-        self, features: Maps, boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+        self, features: NamedMaps, boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Float[Tensor, "n K h w"]:
         return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
 
@@ -120,7 +120,7 @@ class SingleHeads(MaskHeads):
 
     def forward(
         self,
-        features: Maps,
+        features: NamedMaps,
         proposals: list[Float[Tensor, "_ 4"]],
         image_shapes: list[tuple[int, int]],
         targets: list[Target] | None = None,
@@ -137,7 +137,7 @@ class SingleHeads(MaskHeads):
         return self.masked(features, found, image_shapes), {}
 
     def _predict(
-        self, features: Maps, boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+        self, features: NamedMaps, boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> tuple[Float[Tensor, "n K"], Float[Tensor, "n _"]]:
         return self.box_predictor(self.box_head(self.box_roi_pool(features, boxes, image_shapes)))
 

@@ -5,12 +5,14 @@ without its package, for tasks that are not scored by it.
 """
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 from numpy.typing import NDArray
 
+from unmask.data.outlines import unpacked
 from unmask.errors import UserError
 
 NEEDED = (
@@ -71,7 +73,8 @@ def read_outline(value: Any, size: tuple[int, int], where: str) -> Outline | Non
     """An annotation's `segmentation`; None where there is none, or polygons of fewer than three points.
 
     Raises:
-        UserError: neither polygons nor run lengths, or run lengths for a picture of another size.
+        UserError: neither polygons nor run lengths, or run lengths that are broken or for a picture of
+            another size.
     """
     if value is None or value == []:
         return None
@@ -80,9 +83,10 @@ def read_outline(value: Any, size: tuple[int, int], where: str) -> Outline | Non
     if not isinstance(value, list) or not all(isinstance(one, list) for one in value):
         raise UserError(f"{where}: segmentation must be a list of polygons or run lengths (RLE).")
     for one in value:
-        if len(one) % 2 or not np.isfinite(np.asarray(one, dtype=float)).all():
+        if len(one) % 2 or not all(isinstance(number, int | float) and isfinite(number) for number in one):
             raise UserError(
-                f"{where}: a polygon is a list of x, y, x, y, ...; this one has {len(one)} values."
+                f"{where}: a polygon is a flat list of numbers x, y, x, y, ..., not {_short(one)} "
+                f"({len(one)} values)."
             )
     polygons = tuple(tuple(map(float, one)) for one in value if len(one) >= 6)
     return Outline(size, polygons=polygons) if polygons else None
@@ -90,21 +94,30 @@ def read_outline(value: Any, size: tuple[int, int], where: str) -> Outline | Non
 
 def _run_lengths(value: dict[str, Any], size: tuple[int, int], where: str) -> Outline:
     said, counts = value.get("size"), value.get("counts")
-    if not isinstance(said, list) or not isinstance(counts, list | str):
-        raise UserError(f"{where}: run lengths are an object with size and counts.")
+    if not isinstance(said, list) or len(said) != 2 or not isinstance(counts, list | str):
+        raise UserError(f"{where}: run lengths are an object with size (height, width) and counts.")
     if tuple(said) != size:
         raise UserError(
-            f"{where}: its mask is for a picture of {said[-1]} x {said[0]} pixels, but this one has "
+            f"{where}: its mask is for a picture of {said[1]} x {said[0]} pixels, but this one has "
             f"{size[1]} x {size[0]}."
         )
-    if isinstance(counts, str):
-        return Outline(size, counts=counts)
-    if sum(counts) != size[0] * size[1] or min(counts, default=0) < 0:
+    try:
+        lengths = unpacked(counts) if isinstance(counts, str) else counts
+    except ValueError as error:
+        raise UserError(f"{where}: the run lengths of its mask cannot be read ({error}).") from error
+    if not all(isinstance(one, int) and one >= 0 for one in lengths):
+        raise UserError(f"{where}: the run lengths of its mask are not numbers of pixels: {_short(lengths)}.")
+    if sum(lengths) != size[0] * size[1]:
         raise UserError(
-            f"{where}: the run lengths of its mask cover {sum(counts):,} pixels, but the picture has "
+            f"{where}: the run lengths of its mask cover {sum(lengths):,} pixels, but the picture has "
             f"{size[0] * size[1]:,}."
         )
-    return Outline(size, counts=tuple(counts))
+    return Outline(size, counts=counts if isinstance(counts, str) else tuple(counts))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]} ..."
 
 
 def tight_box(mask: Bool[NDArray, "H W"]) -> tuple[float, float, float, float] | None:

@@ -17,6 +17,8 @@ class Data(Section):
     jitter: Jitter = "large_scale"
     scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
     # range of a picture's size as a share of what fits the canvas; None is what `jitter` says
+    short_side: tuple[PositiveInt, PositiveInt] | None = None
+    # range of a picture's shorter side in pixels, unless its longer one would not fit; judged at the last
     flip: bool = True
 
     @model_validator(mode="after")
@@ -25,6 +27,14 @@ class Data(Section):
             raise ValueError(
                 f"scale must run from a low to a high factor, not from {self.scale[0]} to {self.scale[1]}"
             )
+        if self.short_side is not None:
+            if self.short_side[0] > self.short_side[1]:
+                raise ValueError(
+                    f"short_side must run from few to many pixels, not from {self.short_side[0]} to "
+                    f"{self.short_side[1]}"
+                )
+            if self.jitter != "none" or self.scale is not None:
+                raise ValueError("short_side needs jitter=none and scale=null: it takes their place")
         return self
 
     @property

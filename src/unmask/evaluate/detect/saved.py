@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from unmask.data.decode import MODES, DecodeError, decode
+from unmask.data.decode import MODES, DecodeError, as_upright, decode
 from unmask.encoders import create_encoder
 from unmask.encoders.itpn import Pyramid
 from unmask.engine.files import put, write_text
@@ -40,6 +40,7 @@ class Card:
         masks: whether it makes masks.
         names, ids: of the categories, as in the training set's file.
         image_size: height and width of the canvas.
+        short_side: of a picture on it, in pixels, if that fits; None: as large as fits.
         mean, std: a channel, for pixels in [0, 1].
         made_by: the run.
     """
@@ -55,6 +56,7 @@ class Card:
     mean: Sequence[float]
     std: Sequence[float]
     made_by: dict[str, Any]
+    short_side: int | None = None
 
 
 class TrainedDetector(nn.Module):
@@ -81,18 +83,24 @@ class TrainedDetector(nn.Module):
         """What is on each picture.
 
         Args:
-            pictures: files, pictures of Pillow, or arrays [H, W, channels] of 8 bits.
-            threshold: score in [0, 1] from which something counts as found.
+            pictures: files, pictures of Pillow, or arrays [H, W, channels] of 8 bits. Pillow's are read as
+                their files are: upright, transparency on white.
+            threshold: score in [0, 1] from which something counts as found; what scores less than the
+                recipe's `heads.score_threshold` (0.05) is never found.
 
         Raises:
-            UserError: a file that is missing or no picture.
+            UserError: a file that is missing or no picture, an array that is none, one picture alone.
         """
+        batch = isinstance(pictures, np.ndarray) and pictures.ndim == 4
+        if isinstance(pictures, str | Path | Image.Image | np.ndarray) and not batch:
+            raise UserError("find() takes a list of pictures, also for a single one: find([picture]).")
         device = next(self.parameters()).device
         options: dict[str, Any] = {
             "canvas": (self.card.image_size[0], self.card.image_size[1]),
             "mean": self.card.mean,
             "std": self.card.std,
             "device": device,
+            "short_side": self.card.short_side,
         }
         found: list[Found] = []
         for part in _batches(pictures, batch_size):
@@ -123,7 +131,7 @@ def load_detector(folder: str | Path) -> TrainedDetector:
             raise UserError(
                 f"{folder} has no {name}; give a folder that `unmask evaluate detect` wrote, after it ended."
             )
-    card = _read_card(folder / CARD)
+    card, heads = _read_card(folder / CARD)
     options = {
         name: value
         for name, value in card.architecture.items()
@@ -136,9 +144,7 @@ def load_detector(folder: str | Path) -> TrainedDetector:
         **options,
     )
     pyramid = None if card.pyramid is None else Pyramid(**card.pyramid)
-    detector = Detector(
-        encoder, Heads(**card.heads), classes=len(card.names), masks=card.masks, pyramid=pyramid
-    )
+    detector = Detector(encoder, heads, classes=len(card.names), masks=card.masks, pyramid=pyramid)
     try:
         weights = load_file(folder / WEIGHTS)
     except SafetensorError as error:
@@ -148,12 +154,15 @@ def load_detector(folder: str | Path) -> TrainedDetector:
     return TrainedDetector(detector, card).eval()
 
 
-def _read_card(path: Path) -> Card:
+def _read_card(path: Path) -> tuple[Card, Heads]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
             raise UserError(f"{path} is of another format than this version reads ({FORMAT}). Update unmask.")
-        return Card(**content)
+        card = Card(**content)
+        if "model_name" not in card.architecture:
+            raise KeyError("model_name")
+        return card, Heads(**card.heads)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
@@ -167,9 +176,9 @@ def _batches(pictures: Sequence[AnyPicture], size: int) -> Iterator[Sequence[Any
 
 def _opened(picture: AnyPicture, channels: int) -> Image.Image:
     if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture.squeeze())
+        picture = _of_array(picture)
     if isinstance(picture, Image.Image):
-        return picture.convert(MODES[channels])
+        return as_upright(picture, channels)
     path = Path(picture).expanduser()
     if not path.is_file():
         raise UserError(f"There is no picture {path}.")
@@ -177,3 +186,13 @@ def _opened(picture: AnyPicture, channels: int) -> Image.Image:
         return decode(path.read_bytes(), channels)
     except DecodeError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _of_array(pixels: NDArray) -> Image.Image:
+    grey = pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    if pixels.dtype != np.uint8 or not (grey.ndim == 2 or (grey.ndim == 3 and grey.shape[2] in MODES)):
+        raise UserError(
+            "An array must be a picture [height, width, channels] of 8 bits (uint8), 1, 3 or 4 channels, not "
+            f"{pixels.dtype} of shape {list(pixels.shape)}."
+        )
+    return Image.fromarray(grey)

@@ -34,8 +34,14 @@ def average_precision(
 
     Args:
         found: by the id of the picture; of pictures that are missing, nothing was found.
+        masks: also of masks; objects without one do not count then, not for boxes either.
         each_class: also `classes`, a line for each: see `_classes`.
+
+    Raises:
+        UserError: masks are asked for, and no object has one.
     """
+    if masks:
+        annotations = annotations.with_masks()
     kinds: tuple[Literal["bbox", "segm"], ...] = ("bbox", "segm") if masks else ("bbox",)
     try:
         metric = MeanAveragePrecision(

@@ -23,7 +23,8 @@ def summary(folder: Path) -> Iterator[Table | str]:
     prefixes = [prefix for prefix in PREFIX.values() if f"{prefix}AP" in metrics]
     yield _figures(metrics, prefixes)
     yield _classes(metrics, prefixes)
-    yield str(folder / PICTURES)
+    if (folder / PICTURES).is_file():  # or none of its pictures could be read
+        yield str(folder / PICTURES)
 
 
 def _figures(metrics: Mapping[str, Any], prefixes: list[str]) -> Table:

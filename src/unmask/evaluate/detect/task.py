@@ -72,7 +72,14 @@ class DetectionTask(Task):
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
         photo, data = self._sets.train.photos[index], self._recipe.data
-        placement = drawn(photo.size, self._canvas, generator, scale=data.scales, flip=data.flip)
+        placement = drawn(
+            photo.size,
+            self._canvas,
+            generator,
+            scale=data.scales,
+            flip=data.flip,
+            short_side=data.short_side,
+        )
         picture = read_picture(photo, self._card.channels)
         return place(photo.instances, picture, placement, masks=self._sets.masks)
 
@@ -124,7 +131,13 @@ class DetectionTask(Task):
             seen = {key: picture for key, picture in batch if picture is not None}
             if seen:
                 with process.forward():
-                    found = look(model, list(seen.values()), device=process.device, **options)
+                    found = look(
+                        model,
+                        list(seen.values()),
+                        device=process.device,
+                        short_side=self._card.short_side,
+                        **options,
+                    )
                 pairs += zip(seen, found, strict=True)
         return dict(process.together(pairs))
 
@@ -171,7 +184,7 @@ def _count(annotations: Annotations) -> dict[str, Any]:
     return {
         "annotations": str(annotations.file.resolve()),
         "pictures": len(annotations.photos),
-        "objects": annotations.instances,
+        "objects": annotations.objects,
         "skipped": dict(annotations.skipped),
     }
 

@@ -99,7 +99,10 @@ def detect(
     start = {"subject": named, "random": random or chosen.start.random}
     chosen = chosen.model_copy(update={"start": chosen.start.model_copy(update=start)})
     sets = _sets(chosen, data, annotations, val_data or data, val_annotations)
-    _say_skipped(sets, progress)
+    _say_what_is_odd(sets, progress, masks=chosen.heads.masks)
+    if saved is None or saved.heads.masks is not None:  # older runs left it open
+        heads = chosen.heads.model_copy(update={"masks": sets.masks})
+        chosen = chosen.model_copy(update={"heads": heads})
     parts = find_parts(run_or_name, image_size=chosen.data.image_size, seed=chosen.seed)
     detector, card = _detector(*parts, chosen, sets)
     detector.backbone.encoder.checkpointing = checkpointing
@@ -124,7 +127,7 @@ def _sets(
     train = read_annotations(annotations, data)
     validation = read_annotations(val_annotations, val_data, like=train)
     for own in (train, validation):
-        if not any(not one.crowd for photo in own.photos for one in photo.instances):
+        if not own.objects:
             raise UserError(f"{own.file} has no objects: there is nothing to find.")
     masks = train.masked and validation.masked if recipe.heads.masks is None else recipe.heads.masks
     if masks:
@@ -132,12 +135,26 @@ def _sets(
     return Sets(train, validation, masks)
 
 
-def _say_skipped(sets: Sets, progress: bool) -> None:
+def _say_what_is_odd(sets: Sets, progress: bool, *, masks: bool | None) -> None:
+    """What was left out or changed, and why there are no masks where most objects have one.
+
+    Args:
+        masks: what was asked for; None is left to the data.
+    """
     console = Console(stderr=True, quiet=not (progress and speaks()))
-    for own in (sets.train, sets.validation):
+    both = (sets.train, sets.validation)
+    for own in both:
         if own.skipped:
             counts = ", ".join(f"{count:,} {what}" for what, count in own.skipped.items())
             console.print(f"{own.file.name}: {counts}", soft_wrap=True)
+    if masks is None and not sets.masks and all(own.unmasked < own.objects for own in both):
+        for own in both:
+            if own.unmasked:
+                console.print(
+                    f"{own.file.name}: {own.unmasked:,} of {own.objects:,} objects have no mask, so boxes "
+                    f"alone are learned; --masks learns masks too, and leaves those {own.unmasked:,} out",
+                    soft_wrap=True,
+                )
 
 
 def _detector(
@@ -175,6 +192,7 @@ def _detector(
         names=classes,
         ids=sets.train.ids,
         image_size=subject.image_size,
+        short_side=None if recipe.data.short_side is None else recipe.data.short_side[1],
         channels=subject.channels,
         mean=mean,
         std=std,
