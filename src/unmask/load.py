@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor
 
-from unmask.encoders import ENCODERS, Encoder, create_encoder
+from unmask.encoders import ENCODERS, Encoder, create_encoder, rebuilt
 from unmask.encoders.base import ImageSize, height_and_width
 from unmask.encoders.itpn import Pyramid
 from unmask.encoders.swin import SwinEncoder
@@ -22,7 +22,6 @@ FORMAT = 1
 WEIGHTS = "encoder.safetensors"
 PYRAMID = "pyramid.safetensors"
 RANDOM = "random:"
-_FIXED = ("model_name", "img_size", "in_chans", "num_classes")  # what `create_encoder` itself sets
 
 
 def load_encoder(
@@ -53,13 +52,11 @@ def load_encoder(
     if not is_path(path_or_name):
         return _named(str(path_or_name), image_size, channels, drop_path_rate)
     weights, card = read_card(path_or_name)
-    options = {name: value for name, value in card["architecture"].items() if name not in _FIXED}
-    encoder = create_encoder(
-        card["architecture"]["model_name"],
+    encoder = rebuilt(
+        card["architecture"],
         image_size=tuple(card["image_size"]),
         channels=channels or card["channels"],
         drop_path_rate=drop_path_rate,
-        **options,
     )
     try:
         tensors = load_file(weights)
@@ -80,14 +77,7 @@ def with_drop_path(encoder: Encoder, rate: float) -> Encoder:
     Args:
         rate: of the last block, rising linearly from 0.
     """
-    options = {name: value for name, value in encoder.architecture.items() if name not in _FIXED}
-    new = create_encoder(
-        encoder.architecture["model_name"],
-        image_size=encoder.image_size,
-        channels=encoder.channels,
-        drop_path_rate=rate,
-        **options,
-    )
+    new = rebuilt(encoder.architecture, drop_path_rate=rate)
     new.model.load_state_dict(encoder.model.state_dict(), strict=True)
     learned = dict(encoder.model.named_parameters())
     for name, parameter in new.model.named_parameters():

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from unmask.encoders import Encoder, create_encoder
+from unmask.encoders import Encoder, rebuilt
 from unmask.encoders.hivit_encoder import HiViTEncoder
 from unmask.encoders.itpn import Pyramid
 from unmask.encoders.revcolv2_encoder import RevColViTEncoder
@@ -121,10 +121,7 @@ def create_backbone(
 
 def rebuilt_backbone(architecture: Mapping[str, Any]) -> Backbone:
     """A backbone of the same parts with random weights, from `Backbone.architecture`."""
-    options = dict(architecture["encoder"])
-    name, image_size, channels = (options.pop(key) for key in ("model_name", "img_size", "in_chans"))
-    options.pop("num_classes")
-    encoder = create_encoder(name, image_size=tuple(image_size), channels=channels, **options)
+    encoder = rebuilt(architecture["encoder"])
     pyramid = None if architecture["pyramid"] is None else Pyramid(**architecture["pyramid"])
     return create_backbone(encoder, neck=architecture["neck"], pyramid=pyramid, width=architecture["width"])
 

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from tests.tiny import DROPPING, ENCODERS, tiny_encoder
-from unmask.encoders import Encoder, create_encoder, require_dropping
+from unmask.encoders import Encoder, create_encoder, rebuilt, require_dropping
 from unmask.encoders.swin import fitting_window
 from unmask.errors import UserError
 from unmask.masking import Mask, RandomMask
@@ -31,6 +31,18 @@ def test_without_a_mask_it_is_the_timm_model(name: str) -> None:
     assert torch.equal(features.patches, reference[:, prefix:])
     if features.cls is not None:
         assert torch.equal(features.cls, reference[:, 0])
+
+
+@every_encoder
+def test_its_description_rebuilds_it(name: str) -> None:
+    encoder = tiny_encoder(name, image_size=SIZE, channels=4).eval()
+    again = rebuilt(encoder.architecture, drop_path_rate=0.5).eval()
+    assert again.architecture == encoder.architecture
+    again.model.load_state_dict(encoder.model.state_dict(), strict=True)
+    images = torch.randn(2, 4, *SIZE)
+    assert torch.equal(again(images).patches, encoder(images).patches)
+    other = rebuilt(encoder.architecture, image_size=(96, 64), channels=1)
+    assert (other.image_size, other.channels, other.dim) == ((96, 64), 1, encoder.dim)
 
 
 @every_encoder

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
@@ -29,7 +29,15 @@ from unmask.encoders.swin import SwinEncoder, fitting_window
 from unmask.encoders.vit import EvaEncoder, ViTEncoder, beit_encoder
 from unmask.errors import UserError
 
-__all__ = ["ENCODERS", "DroppingEncoder", "Encoder", "Features", "create_encoder", "require_dropping"]
+__all__ = [
+    "ENCODERS",
+    "DroppingEncoder",
+    "Encoder",
+    "Features",
+    "create_encoder",
+    "rebuilt",
+    "require_dropping",
+]
 
 # timm class -> adapter, and how the model is built so that its final norm sees every token.
 ENCODERS: dict[type[nn.Module], tuple[Callable[..., Encoder], dict[str, Any]]] = {
@@ -137,6 +145,33 @@ def create_encoder(
     except ValueError as error:
         raise UserError(f"{name}: {error}") from error
     return encoder
+
+
+def rebuilt(
+    architecture: Mapping[str, Any],
+    *,
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    drop_path_rate: float = 0.0,
+) -> Encoder:
+    """An encoder from `Encoder.architecture`, with random weights of timm's.
+
+    Args:
+        image_size: height and width in pixels; None is the architecture's, and so for `channels`.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+
+    Raises:
+        UserError: as `create_encoder`.
+    """
+    own = ("model_name", "img_size", "in_chans", "num_classes")
+    options = {name: value for name, value in architecture.items() if name not in own}
+    return create_encoder(
+        architecture["model_name"],
+        image_size=image_size or tuple(architecture["img_size"]),
+        channels=channels or architecture["in_chans"],
+        drop_path_rate=drop_path_rate,
+        **options,
+    )
 
 
 def _family(name: str) -> type[nn.Module]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from unmask.data.arrays import Bits
-from unmask.encoders import Encoder, create_encoder
+from unmask.encoders import Encoder, rebuilt
 from unmask.encoders.base import ImageSize, height_and_width
 from unmask.evaluate.features import PIXELS_SIDE, Extractor, Place, features_at, pixels
 from unmask.load import RANDOM, is_path, load_encoder, read_card, resized
@@ -116,12 +116,5 @@ def _untrained(subject: Subject) -> Encoder:
         return build_encoder(
             recipe.model_copy(update={"encoder": Choice(name=recipe.encoder.name, **options)})
         )
-    architecture = dict(subject.encoder.architecture)
-    for fixed in ("img_size", "in_chans", "num_classes"):
-        architecture.pop(fixed)
-    return create_encoder(
-        architecture.pop("model_name"),
-        image_size=subject.image_size,
-        channels=subject.channels,
-        **architecture,
-    )
+    architecture = subject.encoder.architecture
+    return rebuilt(architecture, image_size=subject.image_size, channels=subject.channels)

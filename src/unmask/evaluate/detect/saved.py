@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from unmask.data.decode import MODES, DecodeError, as_upright, decode
-from unmask.encoders import create_encoder
+from unmask.encoders import rebuilt
 from unmask.encoders.itpn import Pyramid
 from unmask.engine.files import put, write_text
 from unmask.errors import UserError
@@ -132,17 +132,8 @@ def load_detector(folder: str | Path) -> TrainedDetector:
                 f"{folder} has no {name}; give a folder that `unmask evaluate detect` wrote, after it ended."
             )
     card, heads = _read_card(folder / CARD)
-    options = {
-        name: value
-        for name, value in card.architecture.items()
-        if name not in ("model_name", "img_size", "in_chans", "num_classes")
-    }
-    encoder = create_encoder(
-        card.architecture["model_name"],
-        image_size=(card.image_size[0], card.image_size[1]),
-        channels=card.channels,
-        **options,
-    )
+    size = (card.image_size[0], card.image_size[1])
+    encoder = rebuilt(card.architecture, image_size=size, channels=card.channels)
     pyramid = None if card.pyramid is None else Pyramid(**card.pyramid)
     detector = Detector(encoder, heads, classes=len(card.names), masks=card.masks, pyramid=pyramid)
     try:

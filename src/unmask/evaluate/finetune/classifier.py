@@ -10,7 +10,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from unmask.encoders import ENCODERS, Encoder, create_encoder
+from unmask.encoders import ENCODERS, Encoder, rebuilt
 from unmask.errors import UserError
 from unmask.evaluate.finetune.recipe import Pool
 
@@ -22,7 +22,6 @@ _NORM_AFTER: dict[type[nn.Module], str] = {
 }
 NEW = ("head.", "fc_norm.")
 _GROWN = ".relative_position_bias_table"  # starts at zero, which changes nothing
-FIXED = ("model_name", "img_size", "in_chans", "num_classes")
 SAID_ELSEWHERE = {
     "model_name": "what is fine-tuned",
     "img_size": "--image-size",
@@ -125,10 +124,7 @@ def bare_encoder(model: nn.Module, architecture: Mapping[str, Any], encoder: Enc
     """
     fixed = ENCODERS[type(encoder.model)][1]
     pooling = (*fixed, "global_pool", *_NORM_AFTER.values(), "drop_path_rate", "drop_rate")
-    options = {name: value for name, value in architecture.items() if name not in (*FIXED, *pooling)}
-    bare = create_encoder(
-        architecture["model_name"], image_size=encoder.image_size, channels=encoder.channels, **options
-    )
+    bare = rebuilt({name: value for name, value in architecture.items() if name not in pooling})
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(NEW)}
     wanted = bare.model.state_dict().keys()
