@@ -27,6 +27,7 @@ from unmask.encoders.itpn import Pyramid
 from unmask.evaluate.detect.cascade import CascadeHeads
 from unmask.evaluate.detect.heads import BoxPool, MaskHeads, SingleHeads, in_full
 from unmask.evaluate.detect.windows import in_windows
+from unmask.evaluate.idle import freeze_idle
 from unmask.necks import Backbone, NeckName, create_backbone
 from unmask.recipes.base import Fraction, PositiveInt, Section
 
@@ -92,7 +93,7 @@ class Levels(nn.Module):
             raise ValueError(f"maps of {channels} channels must have {width}, or go top down")
         self.network = FeaturePyramidNetwork(channels, width, norm_layer=norm) if top_down else None
         if len(levels) < len(backbone.strides):
-            _freeze_unused(backbone, levels)
+            freeze_idle(backbone, lambda: _reached(backbone, levels))
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B D _ _"]]:
         """Maps by the name of their level, the pooled one last."""
@@ -171,16 +172,10 @@ def _backbone(encoder: Encoder, heads: Heads, pyramid: Pyramid | None) -> tuple[
     return create_backbone(encoder, neck=heads.neck, pyramid=pyramid, width=heads.width), top_down
 
 
-def _freeze_unused(backbone: Backbone, levels: Sequence[int]) -> None:
-    """Weights on which the maps in use do not depend would never learn, and several processes would wait for
-    their gradients."""
-    learning = [value for value in backbone.parameters() if value.requires_grad]
-    with torch.enable_grad():
-        maps = backbone(torch.zeros(1, backbone.encoder.channels, *backbone.image_size))
-        used = torch.stack([maps[level].sum() for level in levels]).sum()
-        gradients = torch.autograd.grad(used, learning, allow_unused=True)
-    for value, gradient in zip(learning, gradients, strict=True):
-        value.requires_grad_(gradient is not None)
+def _reached(backbone: Backbone, levels: Sequence[int]) -> Float[Tensor, " L"]:
+    """Something that depends on some of the maps, and on no other."""
+    maps = backbone(torch.zeros(1, backbone.encoder.channels, *backbone.image_size))
+    return torch.stack([maps[level].sum() for level in levels])
 
 
 def _levels(heads: Heads, strides: Sequence[int]) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The network that is fine-tuned: an ordinary timm model with a classifier, started from an encoder."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unmask.encoders import ENCODERS, Encoder, rebuilt
 from unmask.errors import UserError
 from unmask.evaluate.finetune.recipe import Pool
+from unmask.evaluate.idle import freeze_idle
 
 # What tells the timm models that can pool in several ways whether the norm comes after the mean.
 _NORM_AFTER: dict[type[nn.Module], str] = {
@@ -76,7 +77,7 @@ def build_classifier(
     own = model.state_dict().keys()
     further = {name: tensor for name, tensor in known.items() if name in own}
     _take(model, {**encoder.model.state_dict(), **further})
-    freeze_idle(model, (encoder.channels, *encoder.image_size))
+    freeze_idle(model, lambda: model(torch.zeros(1, encoder.channels, *encoder.image_size)))
     return model
 
 
@@ -95,23 +96,6 @@ def _take(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     if missing or left:
         both = ", ".join([*missing, *left][:4])
         raise UserError(f"the weights do not fit these encoder settings: {both} are on one side only")
-
-
-def freeze_idle(model: nn.Module, shape: Iterable[int]) -> None:
-    """Take weights out of the training that no answer depends on, as RevColV2's lower levels: an optimiser
-    would decay them, and several processes would wait for their gradients.
-
-    Args:
-        shape: of an image: channels, height, width.
-    """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    training = model.training
-    with torch.enable_grad():
-        answer = model.eval()(torch.zeros(1, *shape)).sum()
-        gradients = torch.autograd.grad(answer, trained, allow_unused=True)
-    model.train(training)
-    for parameter, gradient in zip(trained, gradients, strict=True):
-        parameter.requires_grad_(gradient is not None)
 
 
 def bare_encoder(model: nn.Module, architecture: Mapping[str, Any], encoder: Encoder) -> Encoder:
