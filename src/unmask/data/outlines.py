@@ -63,21 +63,43 @@ def _add_polygon(mask: Mask, polygon: Any) -> None:
 
 def _from_runs(runs: Mapping[str, Any], size: tuple[int, int]) -> Mask:
     """Runs of pixels outside and inside in turn, down the columns one after the other."""
-    try:
-        height, width = (int(side) for side in runs["size"])
-        counts = runs["counts"]
-        lengths = unpacked(counts) if isinstance(counts, str | bytes) else [int(count) for count in counts]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"run lengths need counts and size ({error!r})") from error
-    if (height, width) != tuple(size):
-        raise ValueError(f"run lengths are for {width} x {height} pixels, not for {size[1]} x {size[0]}")
-    if min(lengths, default=0) < 0 or sum(lengths) != height * width:
-        raise ValueError(f"run lengths do not add up to {width} x {height} pixels")
+    lengths = read_runs(runs, size)
     inside = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    return inside.reshape((height, width), order="F")
+    return inside.reshape(size, order="F")
 
 
-def unpacked(text: str | bytes) -> list[int]:
+def read_runs(runs: Mapping[str, Any], size: tuple[int, int]) -> list[int]:
+    """The run lengths of a mask, as they are listed or as COCO's text tells them.
+
+    Args:
+        size: height and width of the picture.
+
+    Raises:
+        ValueError: they are none, broken, or for a picture of another size.
+    """
+    said, counts = runs.get("size"), runs.get("counts")
+    if not isinstance(said, Sequence) or len(said) != 2 or not isinstance(counts, Sequence):
+        raise ValueError("run lengths are an object with size (height, width) and counts")
+    height, width = size
+    if tuple(said) != (height, width):
+        raise ValueError(
+            f"its mask is for a picture of {said[1]} x {said[0]} pixels, but this one has {width} x {height}"
+        )
+    try:
+        lengths = _unpacked(counts) if isinstance(counts, str | bytes) else list(counts)
+    except ValueError as error:
+        raise ValueError(f"the run lengths of its mask cannot be read ({error})") from error
+    if not all(isinstance(one, int) and one >= 0 for one in lengths):
+        raise ValueError(f"the run lengths of its mask are not numbers of pixels: {lengths!s:.40}")
+    if sum(lengths) != height * width:
+        raise ValueError(
+            f"the run lengths of its mask cover {sum(lengths):,} pixels, but the picture has "
+            f"{height * width:,}"
+        )
+    return lengths
+
+
+def _unpacked(text: str | bytes) -> list[int]:
     """Run lengths from COCO's text: groups of five bits, lowest first, of the difference to the run before
     the last.
 

@@ -91,8 +91,7 @@ def with_settings(
     seed: int | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> AnyTaskRecipe:
-    """A recipe with what a person chose; of another length, warm-up and milestones in
-    epochs keep their share.
+    """A recipe with what a person chose. Of another length, warm-up and milestones keep their share.
 
     Args:
         image_size: as data.image_size.

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 from numpy.typing import NDArray
 
-from unmask.data.outlines import unpacked
+from unmask.data.outlines import read_runs
 from unmask.errors import UserError
 
 NEEDED = (
@@ -93,25 +93,11 @@ def read_outline(value: Any, size: tuple[int, int], where: str) -> Outline | Non
 
 
 def _run_lengths(value: dict[str, Any], size: tuple[int, int], where: str) -> Outline:
-    said, counts = value.get("size"), value.get("counts")
-    if not isinstance(said, list) or len(said) != 2 or not isinstance(counts, list | str):
-        raise UserError(f"{where}: run lengths are an object with size (height, width) and counts.")
-    if tuple(said) != size:
-        raise UserError(
-            f"{where}: its mask is for a picture of {said[1]} x {said[0]} pixels, but this one has "
-            f"{size[1]} x {size[0]}."
-        )
     try:
-        lengths = unpacked(counts) if isinstance(counts, str) else counts
+        read_runs(value, size)
     except ValueError as error:
-        raise UserError(f"{where}: the run lengths of its mask cannot be read ({error}).") from error
-    if not all(isinstance(one, int) and one >= 0 for one in lengths):
-        raise UserError(f"{where}: the run lengths of its mask are not numbers of pixels: {_short(lengths)}.")
-    if sum(lengths) != size[0] * size[1]:
-        raise UserError(
-            f"{where}: the run lengths of its mask cover {sum(lengths):,} pixels, but the picture has "
-            f"{size[0] * size[1]:,}."
-        )
+        raise UserError(f"{where}: {error}.") from error
+    counts = value["counts"]
     return Outline(size, counts=counts if isinstance(counts, str) else tuple(counts))
 
 
